@@ -1,0 +1,57 @@
+"""Settings of one process, read once from the environment. Nothing else here reads os.environ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
+HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be set from outside, and the limits that keep a public demo alive."""
+
+    model: str | None = None  # OLMOE_MODEL: hub id or folder; None: by device
+    dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
+    host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
+    port: int = 7860          # PORT
+
+    on_space: bool = False    # SPACE_ID is set: running as a Hugging Face Space
+    on_zero_gpu: bool = False  # SPACES_ZERO_GPU is set: GPU work runs in forked workers
+
+    # Limits, each with its reason.
+    max_new_tokens: int = 1024         # tokens a reply; longer ones hold the GPU too long for the others
+    max_message_chars: int = 32_000    # characters a message; about twice what fits a context of 4096
+    max_history_chars: int = 400_000   # characters a history; more is dropped by the context window anyway
+    max_history_messages: int = 2_000  # messages a history, for the same reason
+    max_request_s: float = 120.0       # seconds a reply may take before it is ended with what there is
+    max_queue: int = 64                # visitors waiting; beyond it, a clear refusal beats a long wait
+    max_concurrent_chats: int = 8      # replies decoded in turn; beyond it each would crawl
+    live_updates_per_s: float = 10.0   # pictures a second; more costs tokens and no eye sees it
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"OLMOE_DTYPE must be one of {', '.join(DTYPES)}; got {self.dtype!r}.")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"PORT must be from 0 to 65535; got {self.port}.")
+
+
+def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from `env`. Raises ValueError naming the variable that cannot be used."""
+    port = env.get("PORT") or env.get("GRADIO_SERVER_PORT") or "7860"
+    if not port.isdecimal():
+        raise ValueError(f"PORT must be a whole number; got {port!r}.")
+    on_space = bool(env.get("SPACE_ID"))
+    return Settings(
+        model=env.get("OLMOE_MODEL") or None,
+        dtype=env.get("OLMOE_DTYPE") or None,
+        host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
+        port=int(port),
+        on_space=on_space,
+        on_zero_gpu=bool(env.get("SPACES_ZERO_GPU")),
+    )
