@@ -1,0 +1,106 @@
+"""A hub id or folder -> model and tokenizer on the best device, or a reason in words.
+
+Real weights come only as safetensors, and no code comes with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ..model_info import ModelInfo
+from ..settings import EMBEDDED_MODEL, HUB_MODEL, Settings
+from .structure import weights_of
+
+log = logging.getLogger(__name__)
+LARGE = 3_000_000_000  # parameters; above it float32 on a CPU (four bytes each) outgrows common machines
+
+
+class ModelUnavailable(RuntimeError):
+    """The model that was asked for cannot be served; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: Any
+    tokenizer: Any
+    info: ModelInfo
+
+
+def load(settings: Settings) -> LoadedModel:
+    """The model that `settings` ask for.
+
+    Unasked, a CUDA device gets the hub's OLMoE and a CPU the embedded olmoe-tiny; if the hub's cannot be
+    loaded, olmoe-tiny is served with the reason as its notice. Raises ModelUnavailable if a model was
+    asked for by name and cannot be loaded.
+    """
+    device = "cuda" if settings.on_zero_gpu or torch.cuda.is_available() else "cpu"
+    if settings.model is not None:
+        return _load(settings.model, device, settings, notice="")
+    if device == "cpu":
+        return _load(str(EMBEDDED_MODEL), device, settings, notice=(
+            f"No GPU was found, so the embedded olmoe-tiny answers: 16 layers of 64 experts like OLMoE, but small "
+            f"and simple. On a GPU this app serves {HUB_MODEL}; OLMOE_MODEL chooses any OLMoE."))
+    try:
+        return _load(HUB_MODEL, device, settings, notice="")
+    except ModelUnavailable as error:
+        log.warning("%s Serving olmoe-tiny instead.", error)
+        return _load(str(EMBEDDED_MODEL), device, settings, notice=f"olmoe-tiny is served instead. {error}")
+
+
+def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedModel:
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if config.model_type != "olmoe":
+            raise ModelUnavailable(f"{name} is a {config.model_type!r} model; this app computes OLMoE. Set OLMOE_MODEL "
+                                   f"to an OLMoE checkpoint, for example {HUB_MODEL}.")
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(settings, device, config),
+                                                     trust_remote_code=False, use_safetensors=True)
+        model = model.eval().requires_grad_(False).to(device)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if isinstance(error, ModelUnavailable):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelUnavailable(f"{name} could not be loaded: {reason} Check the name, the network and the memory, "
+                               "or set OLMOE_MODEL to a folder with the checkpoint.") from error
+    weights_of(model)
+    return LoadedModel(model, tokenizer, _info(name, model, tokenizer, settings, notice))
+
+
+def _dtype(settings: Settings, device: str, config: Any) -> torch.dtype:
+    """What was asked for, else what the device does best: bfloat16 on GPUs that have it, float16 on older ones,
+    float32 on a CPU unless the model is too large for that."""
+    if settings.dtype is not None:
+        return getattr(torch, settings.dtype)
+    if device == "cuda":
+        native = settings.on_zero_gpu or torch.cuda.get_device_capability()[0] >= 8
+        return torch.bfloat16 if native else torch.float16
+    experts = 3 * config.hidden_size * config.intermediate_size * config.num_experts * config.num_hidden_layers
+    return torch.bfloat16 if experts > LARGE else torch.float32
+
+
+def _info(name: str, model: Any, tokenizer: Any, settings: Settings, notice: str) -> ModelInfo:
+    config = model.config
+    if tokenizer.chat_template is None:
+        notice = " ".join(filter(None, [notice, "This is a base model without a chat template: it does not answer "
+                                                "messages, it goes on with your text."]))
+    device = model.device.type
+    if settings.on_zero_gpu:
+        home = "ZeroGPU"
+    else:
+        home = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return ModelInfo(
+        name=Path(name).name if Path(name).is_dir() else name,
+        num_layers=config.num_hidden_layers, num_experts=config.num_experts, default_k=config.num_experts_per_tok,
+        hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
+        num_heads=config.num_attention_heads, vocab_size=config.vocab_size,
+        context_length=config.max_position_embeddings, norm_topk_prob=bool(config.norm_topk_prob),
+        total_params=sum(p.numel() for p in model.parameters()), dtype=str(model.dtype).removeprefix("torch."),
+        device=home, backend="PyTorch", has_chat_template=tokenizer.chat_template is not None, notice=notice)
