@@ -1,0 +1,67 @@
+"""The environment is read once, into settings that are valid or refused with the variable's name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from olmoe_space.settings import DTYPES, EMBEDDED_MODEL, Settings, from_environment
+
+
+def test_nothing_set_is_this_machine_alone():
+    settings = from_environment({})
+    assert settings == Settings()
+    assert (settings.model, settings.dtype, settings.host, settings.port) == (None, None, "127.0.0.1", 7860)
+    assert not settings.on_space and not settings.on_zero_gpu
+
+
+def test_every_variable_arrives():
+    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "PORT": "8000",
+                                 "GRADIO_SERVER_NAME": "192.0.2.1", "SPACE_ID": "me/olmoe", "SPACES_ZERO_GPU": "true"})
+    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", port=8000, host="192.0.2.1",
+                                on_space=True, on_zero_gpu=True)
+
+
+def test_empty_variables_are_as_good_as_none():
+    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
+    assert from_environment(dict.fromkeys(names, "")) == Settings()
+
+
+def test_port_wins_over_gradios_own_variable():
+    assert from_environment({"GRADIO_SERVER_PORT": "9000"}).port == 9000
+    assert from_environment({"GRADIO_SERVER_PORT": "9000", "PORT": "8000"}).port == 8000
+
+
+def test_a_space_listens_to_the_world_and_a_laptop_does_not():
+    assert from_environment({"SPACE_ID": "me/olmoe"}).host == "0.0.0.0"
+    assert from_environment({}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("port", ["http", "-1", "80.5", "65536", " 80", "0x50"])
+def test_a_bad_port_is_refused_by_name(port):
+    with pytest.raises(ValueError, match="^PORT must be"):
+        from_environment({"PORT": port})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp32", "Float32", "torch.float32"])
+def test_a_bad_dtype_is_refused_with_those_there_are(dtype):
+    with pytest.raises(ValueError, match="^OLMOE_DTYPE must be one of float32, bfloat16, float16; got"):
+        from_environment({"OLMOE_DTYPE": dtype})
+    assert all(from_environment({"OLMOE_DTYPE": good}).dtype == good for good in DTYPES)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1
+
+
+def test_every_limit_is_above_nothing():
+    limits = {f.name: getattr(Settings(), f.name) for f in dataclasses.fields(Settings)
+              if f.name.startswith("max_") or f.name.endswith("_per_s")}
+    assert len(limits) >= 8 and all(limit > 0 for limit in limits.values())
+
+
+def test_the_embedded_model_is_looked_for_beside_the_package():
+    assert EMBEDDED_MODEL.parts[-2:] == ("assets", "olmoe-tiny")
+    assert (EMBEDDED_MODEL.parent.parent / "olmoe_space" / "settings.py").is_file()
