@@ -1,0 +1,93 @@
+"""The endpoints: the same questions as on the page, for programs. Bad input is a gr.Error with a plain sentence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import gradio as gr
+
+from ..answer import final_answer
+from ..ask import DEFAULT_K_MAX, DEFAULT_K_MIN, Question, choice_from_fields, request_from_fields
+from ..events import Token
+from ..model_info import ModelInfo
+from ..settings import Settings
+from ..trace import TraceRecorder
+from .chat import MODEL_QUEUE
+from .turn import Stream, closing_iterator
+
+
+def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
+    """Registers /generate and /choose_experts with the Blocks being built."""
+    low, high = min(DEFAULT_K_MIN, info.num_experts), min(DEFAULT_K_MAX, info.num_experts)
+
+    def generate(
+        message: str,
+        history: list[dict[str, Any]] | None = None,
+        mode: Literal["fixed", "adaptive"] = "fixed",
+        num_experts_per_tok: int = info.default_k,
+        k_min: int = low,
+        k_max: int = high,
+        weighting: Literal["raw", "renormalised", "mass_preserving"] = "raw",
+        system_prompt: str = "",
+        temperature: float = 0.6,
+        top_p: float = 0.95,
+        max_new_tokens: int = 256,
+        seed: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Replies to a message, streaming JSON objects; every one holds the `text` so far.
+
+        message: what to answer. history: earlier messages, a list of {role, content}.
+        mode: "fixed": num_experts_per_tok experts work on each token; "adaptive": k is chosen from the prompt
+        between k_min and k_max. weighting: raw (the router's own weights), renormalised (they sum to 1) or
+        mass_preserving (they sum to what the model's own k would). temperature 0 is greedy.
+        seed: None or -1 for a fresh one; the seed used is reported.
+
+        The last object holds text, num_experts_per_tok, weighting, seed, prompt_tokens, new_tokens,
+        finish_reason ("stop", "length" or "time"), expert_counts (layers x experts: how many of the reply's
+        tokens each expert worked on; a row sums to new_tokens x k), prompt_expert_counts (the same for the
+        prompt), routing_mass and routing_entropy (means over the reply's tokens and the layers; nats), ttft_s,
+        tokens_per_s, notices, and in adaptive mode choice (k, score, contributions, terms).
+        """
+        try:
+            question = request_from_fields(
+                message, history, info=info, settings=settings, mode=mode, num_experts_per_tok=num_experts_per_tok,
+                k_min=k_min, k_max=k_max, weighting=weighting, system_prompt=system_prompt, temperature=temperature,
+                top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+            yield from _answers(question, stream, settings.live_updates_per_s)
+        except ValueError as refused:
+            raise gr.Error(str(refused), print_exception=False) from None
+
+    def choose_experts(message: str, k_min: int = low, k_max: int = high) -> dict[str, Any]:
+        """The number of experts that adaptive mode would use for a message, and why.
+
+        Returns k, score (0 to 1), contributions (what each feature of the message added to the score) and
+        terms (the technical terms found).
+        """
+        try:
+            return choice_from_fields(message, k_min, k_max, info=info, settings=settings).as_dict()
+        except ValueError as refused:
+            raise gr.Error(str(refused), print_exception=False) from None
+
+    for function in (generate, choose_experts):  # gradio documents what is yielded, not that it is an iterator
+        function.__annotations__["return"] = dict[str, Any]
+    gr.api(generate, api_name="generate", concurrency_id=MODEL_QUEUE,
+           concurrency_limit=settings.max_concurrent_chats)
+    gr.api(choose_experts, api_name="choose_experts", concurrency_limit=settings.max_concurrent_chats)
+
+
+def _answers(question: Question, stream: Stream, per_second: float) -> Iterator[dict[str, Any]]:
+    """The stream's events -> objects on a clock, the last one complete."""
+    recorder = TraceRecorder()
+    pieces: list[str] = []
+    due = 0.0
+    with closing_iterator(stream(question.request)) as events:
+        for event in events:
+            recorder.add(event)
+            if isinstance(event, Token):
+                pieces.append(event.text)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + 1 / per_second
+                    yield {"text": "".join(pieces), "new_tokens": len(pieces)}
+    yield final_answer(recorder, question.choice)

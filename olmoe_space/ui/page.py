@@ -1,0 +1,85 @@
+"""The page: header and tabs. What is loaded is told by `info`, what is computed comes from `stream`."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_space
+
+from ..model_info import ModelInfo
+from ..settings import Settings
+from .assets import FOLDER
+from .chat import chat_tab
+from .endpoints import endpoints
+from .how_it_works import how_it_works_tab
+from .theme import theme
+from .turn import Stream
+
+TITLE = "OLMoE Space"
+DELETE_FILES_S = (600, 3600)  # every ten minutes, downloads older than an hour are deleted
+
+
+def build_page(info: ModelInfo, stream: Stream, settings: Settings) -> gr.Blocks:
+    """The app, ready for `launch(**launch_options(settings))`."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
+        gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Chat", id="chat-tab"):
+                chat_tab(info, stream, settings)
+            with gr.Tab("How it works", id="how-it-works-tab"):
+                how_it_works_tab(info)
+        endpoints(info, stream, settings)
+    page.queue(max_size=settings.max_queue, default_concurrency_limit=settings.max_concurrent_chats)
+    return page
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of `Blocks.launch` that belong to the page; gradio 6 takes its look there."""
+    return {
+        "theme": theme(), "css_paths": [FOLDER / "page.css"],
+        "server_name": settings.host, "server_port": settings.port,
+        "ssr_mode": False,        # would need Node
+        "run_history": False,     # would keep prompts in the browser
+        "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
+    }
+
+
+def badge(info: ModelInfo) -> str:
+    """olmoe-tiny · 31.7M · float32 · CPU"""
+    return " · ".join((info.name, count(info.total_params), info.dtype, info.device))
+
+
+def count(number: int) -> str:
+    """31.7M, 6.92B: a count of parameters as people say it."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _header(info: ModelInfo, settings: Settings) -> str:
+    why = (f'<details class="why"><summary>why this model?</summary><p>{_text(info.notice)}</p></details>'
+           if info.notice else "")
+    return (f'<header class="top"><h1>{TITLE}</h1><div class="badge"><span>{_text(badge(info))}</span>{why}</div>'
+            f'<nav aria-label="This project">{_links(settings)}</nav></header>')
+
+
+def _links(settings: Settings) -> str:
+    """On a Space: its own pages. Elsewhere there is no address to link to, so the same is said in words."""
+    space = get_space() if settings.on_space else None
+    if space:
+        home = f"https://huggingface.co/spaces/{_text(space)}"
+        return (f'<a href="{home}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
+                f'<a href="{home}/tree/main" target="_blank" rel="noopener">Code</a>')
+    return ('<details class="why"><summary>Duplicate</summary><p>This runs on your own machine. To have it as a '
+            'Space, send this folder there: <code>hf upload YOU/NAME . --repo-type space</code>. '
+            'README.md says more.</p></details>'
+            '<details class="why"><summary>Code</summary><p>The code is the folder that this was started from; '
+            'README.md is its first page.</p></details>')
+
+
+def _text(text: str) -> str:
+    """`text` as HTML text, also to gradio's template language, in which braces and ${ would be code."""
+    return escape(text).replace("{", "&#123;").replace("$", "&#36;")

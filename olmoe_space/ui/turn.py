@@ -1,0 +1,180 @@
+"""One turn of a chat: the visitor's question, the reply as it streams, and what is to be said about it.
+
+Knows nothing of gradio's components or of the model: it is handed the stream of events. A turn belongs to
+one visitor and is told to stop by setting a flag, so that Stop ends the computation at its next token and
+everything computed so far is still there to show and to download.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+
+from ..ask import Question
+from ..events import Event, Finished, Token
+from ..model_info import ModelInfo
+from ..request import GenerationRequest
+from ..trace import RoutingTrace, TraceRecorder
+from .chat_history import Chat, message
+from .live_view import ChatTotals, LiveFrames
+
+log = logging.getLogger(__name__)
+
+Stream = Callable[[GenerationRequest], Iterable[Event]]
+ENDINGS = {"stop": "", "length": "ended at max new tokens", "time": "ended at the time limit"}
+
+
+class Turn:
+    """A question and its reply.
+
+    chat: the conversation up to and with the question. before: the conversation to go back to if there is
+    no reply at all. typed: what the visitor typed for it, to be given back in that case; "" for a retry.
+    """
+
+    def __init__(self, question: Question, chat: Chat, before: Chat, typed: str, info: ModelInfo,
+                 totals: ChatTotals | None, updates_per_s: float) -> None:
+        self.question, self.chat, self.before, self.typed = question, chat, before, typed
+        self.recorder = TraceRecorder()
+        self.state = "waiting"  # then "running", then "done"
+        self.refusal = ""       # why there is no reply
+        self.failure = ""       # why the reply ended early
+        self.stopped = False
+        self.discarded = False  # the conversation was cleared: nothing of it is to be shown any more
+        self._stop = threading.Event()
+        self._pieces: list[str] = []
+        self._started_at = self._first_at = self._last_at = 0.0
+        choice = question.choice.as_dict() if question.choice else None
+        self._live = LiveFrames(info, totals, max_per_second=updates_per_s, choice=choice)
+
+    def stop(self) -> None:
+        """Ends the reply at its next token; a turn that still waits in the queue will not begin."""
+        self._stop.set()
+        if self.state == "waiting":
+            self.state = "done"
+
+    def discard(self) -> None:
+        self.discarded = True
+        self.stop()
+
+    def run(self, stream: Stream) -> Generator[str, None, None]:
+        """Computes the reply; yields the live view's value on a clock, and lastly the complete one."""
+        if self.state != "waiting":
+            return
+        self.state = "running"
+        self._started_at = time.perf_counter()
+        try:
+            with closing_iterator(stream(self.question.request)) as events:
+                for event in events:
+                    value = self._take(event)
+                    if self._stop.is_set() and not isinstance(event, Finished):
+                        self.stopped = True
+                        break
+                    if value:
+                        yield value
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self.state = "done"
+        yield self._live.last()
+
+    def _take(self, event: Event) -> str | None:
+        self.recorder.add(event)
+        if isinstance(event, Token):
+            self._last_at = time.perf_counter()
+            self._first_at = self._first_at or self._last_at
+            self._pieces.append(event.text)
+        return self._live.add(event)
+
+    def _failed(self, error: Exception) -> None:
+        """Before the first token it is a refusal, afterwards a failure that keeps what there is."""
+        expected = isinstance(error, ValueError) or type(error).__name__ == "Error"  # gr.Error: it crosses a fork
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        if not expected:
+            log.error("A reply failed: %s", reason, exc_info=error)
+        if self._pieces:
+            self.failure = reason
+        else:
+            self.refusal = reason if expected else f"The model could not answer. {reason}"
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def has_reply(self) -> bool:
+        return bool(self._pieces)
+
+    def shown(self) -> Chat:
+        """The conversation as it is to be shown now."""
+        if not self.has_reply:
+            empty_reply = self.recorder.finished is not None  # the model chose to say nothing
+            return [*self.chat, message("assistant", "", self.note())] if empty_reply else self.chat
+        return [*self.chat, message("assistant", self.text, self.note())]
+
+    def note(self) -> str:
+        """The reply's quiet line, and under it what had to be changed or went wrong."""
+        started, finished = self.recorder.started, self.recorder.finished
+        if started is None:
+            return ""
+        parts = [f"k {started.num_experts_per_tok}", *self._rates()]
+        if self.state == "done":
+            parts.append(f"mass {decimals(self._live.routing_mass)}")
+            parts.append("stopped" if self.stopped else ENDINGS[finished.finish_reason] if finished else "")
+            if not self.has_reply:
+                parts.append("the model ended the reply at once")
+        lines = [" · ".join(part for part in parts if part), *started.notices]
+        if self.failure:
+            lines.append(f"The reply ended early: {self.failure} Retry asks again.")
+        return "\n".join(lines)
+
+    def _rates(self) -> list[str]:
+        """Speed and time to first token: the engine's own figures once it has ended, else as seen from here."""
+        finished = self.recorder.finished
+        if finished is not None:
+            speed, first = finished.tokens_per_s, finished.ttft_s
+        elif self._first_at:
+            n, seconds = len(self._pieces), self._last_at - self._first_at
+            speed, first = (n - 1) / seconds if n > 1 and seconds > 0 else 0.0, self._first_at - self._started_at
+        else:
+            return []
+        return [f"{speed:.0f} tok/s" if speed else "", f"{first:.1f} s to first token"]
+
+    def trace(self) -> RoutingTrace | None:
+        """What was computed so far; None if nothing was."""
+        try:
+            return self.recorder.trace()
+        except ValueError:
+            return None
+
+    def totals(self) -> ChatTotals:
+        """The chat's totals with this turn's."""
+        return self._live.chat_totals()
+
+    def summary(self) -> str:
+        """What to know to have the same reply again."""
+        started = self.recorder.started
+        if started is None:
+            return ""
+        return (f"seed {started.seed} · {started.prompt_tokens} prompt + {self.recorder.new_tokens} new tokens · "
+                f"{started.weighting.replace('_', '-')} weights")
+
+
+@contextmanager
+def closing_iterator(events: Iterable[Event]) -> Iterator[Iterator[Event]]:
+    """Closes the stream however it is left (read to its end, stopped, failed, or the visitor went away): that is
+    what ends the computation behind it."""
+    iterator = iter(events)
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def decimals(value: float) -> str:
+    """.52, as a share is written in a narrow place; 1.00 in full."""
+    return f"{value:.2f}".removeprefix("0")
