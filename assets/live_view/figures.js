@@ -31,10 +31,12 @@ function createFigures(list) {
     if (rows[key].of.textContent !== of) rows[key].of.textContent = of;
   };
   return {
-    draw(frame, shape, shown, defaultK) {
+    // model: what is known before there is a frame.
+    draw(frame, shape, shown, model) {
       const { layers, experts } = shape;
-      put("k", frame ? String(frame.num_experts_per_tok) : String(defaultK), `of ${experts}`);
-      put("active", frame ? large(frame.active_params) : "\u2013", frame ? `of ${large(frame.total_params)}` : "");
+      put("k", frame ? String(frame.num_experts_per_tok) : String(model.default_k), `of ${experts}`);
+      const params = frame || model;
+      put("active", large(params.active_params), `of ${large(params.total_params)}`);
       const some = shown.tokens > 0;
       put("mass", some ? decimal(shown.mass / shown.tokens, 2) : "\u2013", some ? "of 1" : "");
       put("entropy", some ? (shown.entropy / shown.tokens).toFixed(2) : "\u2013", some ? `of ${Math.log(experts).toFixed(2)} nats` : "");
@@ -50,7 +52,7 @@ function createSparks(box, onChoose) {
     const figure = node("figure");
     const caption = node("figcaption", "", label);
     const range = node("span");
-    caption.append(" ", range);
+    caption.append(range);
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", "0 0 100 24");
     svg.setAttribute("preserveAspectRatio", "none");

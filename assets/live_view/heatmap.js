@@ -1,7 +1,7 @@
 // The map: layers x experts on a canvas, sharp at any pixel density. It draws what it is told and finds cells; it
 // knows no tokens.
 
-const GUTTER = { left: 26, top: 1, right: 2, bottom: 26 };
+const GUTTER = { left: 36, top: 2, right: 2, bottom: 29 };
 
 function createHeatmap(canvas) {
   const context = canvas.getContext("2d");
@@ -11,7 +11,7 @@ function createHeatmap(canvas) {
   map.fit = (width, shape) => {
     const ratio = window.devicePixelRatio || 1;
     const column = (width - GUTTER.left - GUTTER.right) / shape.experts;
-    const row = Math.max(4, Math.round(Math.min(Math.max(13, column * 1.8), 24, Math.max(4, 480 / shape.layers))));
+    const row = Math.max(4, Math.round(Math.min(Math.max(13, column * 2), 24, Math.max(4, 480 / shape.layers))));
     const height = GUTTER.top + row * shape.layers + GUTTER.bottom;
     Object.assign(map, { layers: shape.layers, experts: shape.experts, width, height, row, ratio });
     const pixels = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -65,13 +65,12 @@ function createHeatmap(canvas) {
     for (let expert = 0; expert < map.experts; expert += everyColumn) {
       context.fillText(String(expert), (GUTTER.left + (expert + 0.5) * column) * ratio, y * ratio);
     }
-    context.textAlign = "left";
-    context.fillText("expert \u2192", GUTTER.left * ratio, (y + 12) * ratio);
-    context.textAlign = "right";
+    context.font = `${Math.round(11 * ratio)}px ${colours.font}`;
+    context.fillText("expert", ((GUTTER.left + map.width - GUTTER.right) / 2) * ratio, (y + 14) * ratio);
     context.save();
-    context.translate(7 * ratio, GUTTER.top * ratio);
+    context.translate(8 * ratio, (GUTTER.top + (map.row * map.layers) / 2) * ratio);
     context.rotate(-Math.PI / 2);
-    context.fillText("\u2190 layer", 0, 0);
+    context.fillText("layer", 0, 0);
     context.restore();
   };
 

@@ -23,9 +23,8 @@ function createLegend(parts) {
         context.fillRect(i, 0, 1, 1);
       });
       const ticks = [tick(1, format(max), "lv-tick lv-max")];
-      if (uniform > 0 && uniform < max) {
-        ticks.push(tick(uniform / max, uniform / max < 0.72 ? `uniform ${format(uniform)}` : "", "lv-tick lv-uniform"));
-      }
+      const at = position(uniform, max);
+      if (uniform > 0 && at < 0.99) ticks.push(tick(at, at < 0.65 ? `uniform ${format(uniform)}` : "", "lv-tick lv-uniform"));
       parts.ticks.replaceChildren(...ticks);
       parts.unit.textContent = unit;
     },

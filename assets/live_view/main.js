@@ -214,7 +214,8 @@ function draw() {
   const perToken = shown.tokens ? shown.counts.reduce((a, b) => a + b, 0) / (shown.tokens * store.shape.layers) : 0;
   const k = currentK();
   state.mixed = shown.tokens > 0 && Math.abs(perToken - k) > 1e-6;
-  const byCount = state.measure === "counts";
+  // One token selects an expert or not: its map is of weights.
+  const byCount = state.measure === "counts" && state.scope !== "token";
   const values = byCount ? shown.counts : shown.weights;
   const max = values.reduce((a, b) => Math.max(a, b), 0) || 1;
 
@@ -227,7 +228,7 @@ function draw() {
   legend.draw({
     max, uniform: total / values.length, colours,
     format: byCount ? (x) => grouped(Number(x.toFixed(x < 10 ? 1 : 0))) : weightText,
-    unit: byCount ? (state.scope === "token" ? "selected" : "tokens per expert") : state.scope === "token" ? "routing weight" : "summed routing weight",
+    unit: byCount ? "tokens per expert" : state.scope === "token" ? "routing weight" : "summed routing weight",
   });
 
   const { layers, experts } = store.shape;
@@ -241,10 +242,14 @@ function draw() {
     : store.frame ? "Point at a cell for its numbers; click to pin an expert." : "");
   part("release").hidden = !state.pinned;
   for (const input of element.querySelectorAll("[data-choice=phase] input")) input.disabled = state.scope === "token";
+  for (const input of element.querySelectorAll("[data-choice=measure] input")) {
+    input.disabled = state.scope === "token";
+    input.checked = input.value === (byCount ? "counts" : "weights");
+  }
 
-  figures.draw(store.frame, store.shape, shown, props.shape.default_k);
+  figures.draw(store.frame, store.shape, shown, props.shape);
   sparks.draw(store.reply, state.token && state.token.phase === "reply" ? state.token.at : -1);
-  setText("note", state.pinned ? `Shaded: ${cellName(state.pinned)}. ${noteOnPin()} Darker is more weight.`
+  setText("note", state.pinned ? `Shaded: the ${served().count} of ${plural(store.reply.length, "token")} that ${cellName(state.pinned)} worked on; stronger is more weight.`
     : "Choose a token for its own map.");
 }
 

@@ -90,8 +90,8 @@ class LiveFrames:
     max_per_second: upper limit of frames. choice: why k is what it is, as `adaptive.Choice.as_dict()` gives it
     (k, score, contributions, terms); None in fixed mode. clock: seconds, for tests.
 
-    A frame holds cumulative counts and the tokens since the frame before, so one that gets lost does no harm:
-    the next has right counts, and the last has every token.
+    A frame holds cumulative counts and the tokens since the frame before the previous one, so one that gets lost
+    does no harm: the next has right counts and the lost tokens, and the last has every token.
     """
 
     def __init__(self, info: ModelInfo, chat: ChatTotals | None = None, max_per_second: float = MAX_PER_SECOND,
@@ -110,7 +110,9 @@ class LiveFrames:
         self._finished: Finished | None = None
         self._prefill = _Phase(info)
         self._decode = _Phase(info)
-        self._sent = 0  # tokens of the reply that some frame has carried
+        self._sent = (0, 0)  # tokens of the reply before the last two frames: the next one starts at the first
+        self._heads = 2  # frames with tokens of the reply that still carry what does not change any more: two, as
+        # one may get lost
 
     def add(self, event: Event) -> str | None:
         """Takes note of the event; returns a value when a frame is due, else None. Raises TypeError for no event."""
@@ -152,7 +154,6 @@ class LiveFrames:
         started, info = self._started, self.info
         k = started.num_experts_per_tok if started else info.default_k
         first_prompt_token = max(0, self._prefill.totals.tokens - PROMPT_TOKENS_LISTED)
-        before_reply = self._decode.totals.tokens == 0
         frame: dict[str, Any] = {
             "version": FORMAT_VERSION, "request": self._id, "complete": complete,
             "finish_reason": self._finished.finish_reason if self._finished else None,
@@ -162,14 +163,15 @@ class LiveFrames:
             "active_params": info.active_params(k), "total_params": info.total_params,
             "prefill": _totals(self._prefill.totals, exact=complete),
             "decode": _totals(self._decode.totals, exact=complete),
-            "reply": self._decode.chunk(0 if complete else self._sent),
+            "reply": self._decode.chunk(0 if complete else self._sent[0]),
         }
-        if before_reply or complete:  # what does not change while the reply streams
+        if self._heads or complete:
             frame["chat"] = {"prefill": _totals(self._chat.prefill, exact=True),
                              "decode": _totals(self._chat.decode, exact=True)}
             frame["prompt"] = self._prefill.chunk(first_prompt_token)
             frame["choice"] = self._choice
-        self._sent = self._decode.totals.tokens
+        self._heads -= bool(self._heads and self._decode.totals.tokens)
+        self._sent = (self._sent[1], self._decode.totals.tokens)
         # "<" is escaped because gr.HTML warns of values that hold a script tag.
         return json.dumps(frame, ensure_ascii=True, separators=(",", ":"), default=_plain).replace("<", "\\u003c")
 
@@ -285,5 +287,6 @@ def live_view(info: ModelInfo, elem_id: str = "live-view") -> gr.HTML:
         # Not css_template: that one is compiled anew for every value.
         head=f"<style>{(_ASSETS / 'view.css').read_text('utf-8')}</style>",
         js_on_load=f'"use strict";\n{script}', apply_default_css=False, container=False, padding=False,
-        shape={"num_layers": info.num_layers, "num_experts": info.num_experts, "default_k": info.default_k},
+        shape={"num_layers": info.num_layers, "num_experts": info.num_experts, "default_k": info.default_k,
+               "active_params": info.active_params(info.default_k), "total_params": info.total_params},
     )
