@@ -83,23 +83,8 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
     k = _rotate(k.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2), *turn)  # [B, G, N, D]
     v = v.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2)
     k, v = cache.write(index, rows, k, v)  # [B, G, T, D]
-    attend = _attend_one if new == 1 else _attend_many
-    out = attend(q, k, v, mask)  # [B, A, N, D]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=weights.num_heads != weights.num_kv_heads)
     return F.linear(out.transpose(1, 2).reshape(batch, new, -1), layer.o_proj, layer.o_bias)
-
-
-def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-
-
-def _attend_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """One query a row: two plain products. The fused kernel takes 0.39 ms for 300 keys on two CPU cores, this 0.03."""
-    batch, heads, _, width = q.shape
-    q = q.view(batch, k.shape[1], -1, width)  # [B, G, A/G, D]
-    scores = (q @ k.transpose(2, 3)) * width**-0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return (torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ v).view(batch, heads, 1, width)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -110,5 +95,5 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), in float32 as the model was trained."""
-    wide = x.float()
-    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
+    return weight * (x.float() * torch.rsqrt(mean_square + eps)).to(x.dtype)

@@ -1,0 +1,58 @@
+"""Wiring: settings -> model -> engine -> GPU call -> page. `python app.py` serves it."""
+
+import spaces  # isort: skip  (first: it must come before anything that touches CUDA)
+
+import logging
+import sys
+from collections.abc import Iterator
+
+import gradio as gr
+
+from olmoe_space.engine.engine import Engine
+from olmoe_space.engine.proof import prove
+from olmoe_space.events import Event
+from olmoe_space.model.loader import ModelUnavailable, load
+from olmoe_space.request import GenerationRequest
+from olmoe_space.settings import from_environment
+from olmoe_space.ui.page import build_page, launch_options
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+log = logging.getLogger("olmoe_space")
+
+try:
+    settings = from_environment()
+    loaded = load(settings)
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s)
+    if not settings.on_zero_gpu:  # there the device exists only inside a call
+        log.info("k takes effect: another k moves the logits by %.0f %%.", 100 * prove(loaded.model))
+except (ModelUnavailable, ValueError) as error:
+    sys.exit(f"OLMoE Space cannot start: {error}")
+
+_proved = not settings.on_zero_gpu
+
+
+def _seconds_needed(request: GenerationRequest) -> int:
+    """GPU seconds to ask ZeroGPU for. Small on purpose: a call is refused if its claim exceeds the visitor's quota."""
+    return min(60, 10 + request.sampling.max_new_tokens // 20)
+
+
+@spaces.GPU(duration=_seconds_needed)
+def generate_on_gpu(request: GenerationRequest) -> Iterator[Event]:
+    """Runs where the model's device is; on ZeroGPU that is a forked worker, out of which only gr.Error keeps its
+    message. Elsewhere the decorator does nothing."""
+    global _proved
+    try:
+        if not _proved:
+            prove(loaded.model)
+            _proved = True  # of this worker
+        yield from engine.stream(request)
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+demo = build_page(loaded.info, generate_on_gpu, settings)
+
+if __name__ == "__main__":
+    log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,
+             settings.host, settings.port)
+    demo.launch(**launch_options(settings))
