@@ -48,10 +48,27 @@ def _by_expert(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights,
     expert_of, order = experts.flatten().sort()
     token_of = order // per_token
     ends = torch.searchsorted(expert_of, torch.arange(model.num_experts, device=x.device), right=True).to(torch.int32)
-    inner = _swiglu(F.grouped_mm(x[token_of], layer.gate_up_proj.transpose(1, 2), offs=ends), model)
-    outputs = F.grouped_mm(inner, layer.down_proj.transpose(1, 2), offs=ends)
+    product = F.grouped_mm if _has_grouped_mm(x.device) else grouped_mm_by_loop
+    inner = _swiglu(product(x[token_of], layer.gate_up_proj.transpose(1, 2), offs=ends), model)
+    outputs = product(inner, layer.down_proj.transpose(1, 2), offs=ends)
     outputs = outputs * weights.flatten()[order].unsqueeze(1)
     return torch.zeros_like(x).index_add_(0, token_of, outputs)
+
+
+def _has_grouped_mm(device: torch.device) -> bool:
+    """PyTorch's own grouped product runs on CPUs and from Ampere on; a T4 (7.5) has none."""
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def grouped_mm_by_loop(rows: Tensor, matrices: Tensor, offs: Tensor) -> Tensor:
+    """rows [S, X] in E groups that end at offs [E], matrices [E, X, Y] -> [S, Y]; waits for the device once."""
+    out = rows.new_empty(rows.shape[0], matrices.shape[2])
+    start = 0
+    for expert, end in enumerate(offs.tolist()):
+        if end > start:
+            torch.mm(rows[start:end], matrices[expert], out=out[start:end])
+        start = end
+    return out
 
 
 def _down(inner: Tensor, down: Tensor) -> Tensor:
