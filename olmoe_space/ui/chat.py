@@ -19,6 +19,7 @@ from ..settings import Settings
 from .assets import read
 from .chat_history import Chat, last_question, message, notes, said, text_of
 from .controls import controls
+from .downloads import downloads
 from .live_view import EMPTY, live_view
 from .plain_text import plain_text
 from .turn import Stream, Turn
@@ -56,10 +57,12 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
             settings_of = controls(info, settings)
         with gr.Column(elem_id="experts-at-work", min_width=320):
             live = live_view(info)
+            turn_state = gr.State(None, time_to_live=KEEP_TURN_S)
             summary = plain_text("reply-summary", "status")
+            files, figures = downloads(info, turn_state)
     reply_notes = gr.HTML([], html_template="", js_on_load=read("chat_text.js") + read("reply_notes.js"),
                           elem_id="reply-notes", container=False, padding=False)
-    turn_state = gr.State(None, time_to_live=KEEP_TURN_S)
+    nothing: Updates = {error: gr.skip()}
 
     def ask(typed: str, asked: str, past: Chat, before: Chat, turn: Turn | None, values: tuple[Any, ...]) -> Updates:
         """A new turn for `asked` after `past`; or what is wrong with it, with everything left as it is."""
@@ -74,7 +77,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
             turn.stop()  # it may still wait in the queue
         chat = [*past, message("user", question.request.prompt)]
         new = Turn(question, chat, before, typed, info, turn.totals() if turn else None, settings.live_updates_per_s)
-        return {error: "", chatbot: chat, reply_notes: notes(chat), turn_state: new, **buttons(busy=True)}
+        return {error: "", chatbot: chat, reply_notes: notes(chat), turn_state: new, **buttons(busy=True),
+                **after_reply(shown=False)}
 
     def send_typed(typed: str, chat: Chat, turn: Turn | None, *values: Any) -> Updates:
         updates = ask(typed, typed, chat, chat, turn, values)
@@ -85,12 +89,12 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
 
     def retry(at: gr.RetryData, chat: Chat, turn: Turn | None, *values: Any) -> Updates:
         i = last_question(chat, _index(at.index))
-        return {} if i is None else ask("", text_of(chat[i]), chat[:i], chat, turn, values)
+        return nothing if i is None else ask("", text_of(chat[i]), chat[:i], chat, turn, values)
 
     def edit(at: gr.EditData, chat: Chat, turn: Turn | None, *values: Any) -> Updates:
         i = last_question(chat, _index(at.index))
         if i is None:
-            return {}
+            return nothing
         new_text = str(at.value)  # the chatbot's own editor holds it as said, not as shown
         before = [*chat[:i], chat[i] | {"content": as_parts(at.previous_value)}, *chat[i + 1:]]
         updates = ask(new_text, new_text, chat[:i], before, turn, values)
@@ -99,7 +103,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
     def undo(at: gr.UndoData, typed: str, chat: Chat, turn: Turn | None) -> Updates:
         i = last_question(chat, _index(at.index))
         if i is None:
-            return {}
+            return nothing
         if turn is not None and turn.state == "running":
             return {error: BUSY}
         return {chatbot: chat[:i], reply_notes: notes(chat[:i]), box: typed or text_of(chat[i]), error: ""}
@@ -108,7 +112,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         if turn is not None:
             turn.discard()
         return {chatbot: [], reply_notes: [], live: EMPTY, turn_state: None, error: "", summary: "",
-                **buttons(busy=False)}
+                **buttons(busy=False), **after_reply(shown=False)}
 
     def stop_reply(turn: Turn | None) -> Updates:
         if turn is None or turn.state == "done":
@@ -119,7 +123,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
 
     def reply(turn: Turn | None, typed: str) -> Iterator[Updates]:
         if turn is None or turn.state == "done":
-            yield {}
+            yield nothing
             return
         with closing(turn.run(stream)) as frames:
             for value in frames:
@@ -129,7 +133,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         if turn.refusal or (turn.stopped and not turn.has_reply):
             yield given_back(turn, typed)
         else:
-            yield {summary: turn.summary(), **buttons(busy=False)}
+            yield {summary: turn.summary(), **buttons(busy=False), **after_reply(shown=turn.has_reply)}
 
     def unreached(turn: Turn | None, typed: str) -> Updates:
         """The reply could not even begin: the queue was full, or the connection broke."""
@@ -146,8 +150,11 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
     def buttons(busy: bool) -> Updates:
         return {send: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
 
+    def after_reply(shown: bool) -> Updates:
+        return {files: gr.update(visible=shown), figures: gr.update(visible=shown, open=False)}
+
     asked = [chatbot, turn_state, *settings_of.components]
-    everything = [box, chatbot, live, reply_notes, error, send, stop, turn_state, summary]
+    everything = [box, chatbot, live, reply_notes, error, send, stop, turn_state, summary, files, figures]
     # At once, yet through the queue: only there does gradio tell the page that a state has changed.
     at_once: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE}
     gr.on([box.submit, send.click], send_typed, [box, *asked], everything, **at_once)

@@ -14,7 +14,7 @@ from ..request import ADAPTIVE, SamplingParams
 from ..settings import Settings
 from .assets import read
 
-MARKS = (8, 16, 32, 64)
+MARKS = (1, 8, 16, 32, 64)
 WEIGHTINGS = [("Raw", "raw"), ("Renormalised", "renormalised"), ("Mass-preserving", "mass_preserving")]
 
 
@@ -52,13 +52,13 @@ def controls(info: ModelInfo, settings: Settings) -> Controls:
                             elem_id="mode", container=False, show_label=False, scale=0, min_width=190)
             with gr.Column(elem_id="fixed-k", min_width=240, scale=1) as fixed:
                 k = gr.Slider(1, info.num_experts, value=info.default_k, step=1, label="Active experts (k)",
-                              elem_id="k", buttons=[], container=False)
+                              elem_id="k", buttons=[])
                 _marks(info, k)
             with gr.Row(elem_id="adaptive-k", visible=False) as adaptive:
                 k_min = gr.Number(min(DEFAULT_K_MIN, info.num_experts), label="k min", elem_id="k-min",
-                                  min_width=70, container=False)
+                                  min_width=70)
                 k_max = gr.Number(min(DEFAULT_K_MAX, info.num_experts), label="k max", elem_id="k-max",
-                                  min_width=70, container=False)
+                                  min_width=70)
                 gr.HTML("<p class='hint'>k is chosen for each prompt, from its length and its technical terms.</p>",
                         container=False, padding=False)
         weighting = gr.Radio(WEIGHTINGS, value="raw", label="Weights of the chosen experts", elem_id="weighting",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -14,6 +13,7 @@ from .assets import FOLDER
 from .chat import chat_tab
 from .endpoints import endpoints
 from .how_it_works import how_it_works_tab
+from .markup import as_html, count
 from .theme import theme
 from .turn import Stream
 
@@ -51,18 +51,10 @@ def badge(info: ModelInfo) -> str:
     return " · ".join((info.name, count(info.total_params), info.dtype, info.device))
 
 
-def count(number: int) -> str:
-    """31.7M, 6.92B: a count of parameters as people say it."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
-
-
 def _header(info: ModelInfo, settings: Settings) -> str:
-    why = (f'<details class="why"><summary>why this model?</summary><p>{_text(info.notice)}</p></details>'
+    why = (f'<details class="why"><summary>why this model?</summary><p>{as_html(info.notice)}</p></details>'
            if info.notice else "")
-    return (f'<header class="top"><h1>{TITLE}</h1><div class="badge"><span>{_text(badge(info))}</span>{why}</div>'
+    return (f'<header class="top"><h1>{TITLE}</h1><div class="badge"><span>{as_html(badge(info))}</span>{why}</div>'
             f'<nav aria-label="This project">{_links(settings)}</nav></header>')
 
 
@@ -70,7 +62,7 @@ def _links(settings: Settings) -> str:
     """On a Space: its own pages. Elsewhere there is no address to link to, so the same is said in words."""
     space = get_space() if settings.on_space else None
     if space:
-        home = f"https://huggingface.co/spaces/{_text(space)}"
+        home = f"https://huggingface.co/spaces/{as_html(space)}"
         return (f'<a href="{home}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
                 f'<a href="{home}/tree/main" target="_blank" rel="noopener">Code</a>')
     return ('<details class="why"><summary>Duplicate</summary><p>This runs on your own machine. To have it as a '
@@ -78,8 +70,3 @@ def _links(settings: Settings) -> str:
             'README.md says more.</p></details>'
             '<details class="why"><summary>Code</summary><p>The code is the folder that this was started from; '
             'README.md is its first page.</p></details>')
-
-
-def _text(text: str) -> str:
-    """`text` as HTML text, also to gradio's template language, in which braces and ${ would be code."""
-    return escape(text).replace("{", "&#123;").replace("$", "&#36;")

@@ -1,6 +1,6 @@
 """One turn of a chat: the visitor's question, the reply as it streams, and what is to be said about it.
 
-Knows nothing of gradio's components or of the model: it is handed the stream of events. A turn belongs to
+Knows nothing of the page's components or of the model: it is handed the stream of events. A turn belongs to
 one visitor and is told to stop by setting a flag, so that Stop ends the computation at its next token and
 everything computed so far is still there to show and to download.
 """
@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+
+import gradio as gr
 
 from ..ask import Question
 from ..events import Event, Finished, Token
@@ -90,8 +92,10 @@ class Turn:
 
     def _failed(self, error: Exception) -> None:
         """Before the first token it is a refusal, afterwards a failure that keeps what there is."""
-        expected = isinstance(error, ValueError) or type(error).__name__ == "Error"  # gr.Error: it crosses a fork
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        expected = isinstance(error, (ValueError, gr.Error))  # gr.Error: what keeps its words across a fork
+        reason = str(getattr(error, "message", error))
+        if not expected:
+            reason = f"{type(error).__name__}: {reason}"
         if not expected:
             log.error("A reply failed: %s", reason, exc_info=error)
         if self._pieces:
@@ -127,7 +131,7 @@ class Turn:
                 parts.append("the model ended the reply at once")
         lines = [" · ".join(part for part in parts if part), *started.notices]
         if self.failure:
-            lines.append(f"The reply ended early: {self.failure} Retry asks again.")
+            lines.append(f"The reply ended early: {self.failure.rstrip('.')}. Retry asks again.")
         return "\n".join(lines)
 
     def _rates(self) -> list[str]:
