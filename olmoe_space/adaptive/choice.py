@@ -9,7 +9,7 @@ from math import log1p
 from typing import Any
 
 from . import morphology, signals
-from .lexicon import WORLD, Lexicon, bases, find_terms, load
+from .lexicon import POPULAR, WORLD, Lexicon, bases, find_terms, load
 from .text import Text, read
 
 K_LIMIT = 64  # experts in an OLMoE layer
@@ -22,6 +22,7 @@ UNSEEN_POINTS = 0.35
 CODE_POINTS = 0.40
 FORMULA_POINTS = 0.45
 NOTATION_POINTS = 0.25
+EPONYM_POINTS = 0.2
 QUESTION_POINTS = 0.12
 WORLD_POINTS = 0.15
 CONVERSATION_POINTS = -0.30
@@ -29,6 +30,7 @@ CONVERSATION_POINTS = -0.30
 LENGTH_FULL = 200  # words at which length counts in full
 DENSITY_HALF = 0.35  # weight * sqrt(words) needed for half of the points of terms
 CONVERSATION_HALF = 0.25
+POPULAR_SHARE = 0.2  # of the weight of a term of school science that counts as technical
 MAX_UNSEEN = 300  # unknown words that are looked at
 MAX_TERMS_LISTED = 64
 
@@ -108,7 +110,7 @@ def _check_bounds(k_min: int, k_max: int) -> None:
         raise ValueError(f"k_min ({k_min}) is above k_max ({k_max}): lower k_min or raise k_max.")
 
 
-def _vocabulary(text: Text, lexicon: Lexicon) -> tuple[list[Term], list[str], dict[str, float]]:
+def _vocabulary(text: Text, lexicon: Lexicon) -> tuple[list[Term], list[float], dict[str, float]]:
     """(technical terms by weight, words of general knowledge, unseen words with how technical they look)."""
     found, covered = find_terms(text.words, lexicon)
     unknown = set(text.words) - lexicon.known - covered
@@ -122,19 +124,21 @@ def _vocabulary(text: Text, lexicon: Lexicon) -> tuple[list[Term], list[str], di
             if weight:
                 unseen[word] = weight
     terms: list[Term] = []
-    world: list[str] = []
+    world: list[float] = []
     for term in dict.fromkeys(found):
         weight, field = lexicon.terms[term]
-        if field == WORLD:
-            world.append(term)
-        elif weight:
+        if field in (WORLD, POPULAR):
+            world.append(weight)
+        if field == POPULAR:
+            terms.append(Term(term, field, round(POPULAR_SHARE * weight, 3)))
+        elif field != WORLD:
             terms.append(Term(term, field, weight))
     terms.sort(key=lambda t: (-t.weight, t.term))
     return terms, world, unseen
 
 
 def _contributions(
-    text: Text, lexicon: Lexicon, terms: list[Term], world: list[str], unseen: dict[str, float]
+    text: Text, lexicon: Lexicon, terms: list[Term], world: list[float], unseen: dict[str, float]
 ) -> list[Contribution]:
     sample = text.sample
     n = text.word_count
@@ -146,8 +150,9 @@ def _contributions(
     unseen_weight = sum(unseen.values())
     code, formula, notation = signals.code(sample), signals.formula(sample), signals.notation(sample)
     form, level = signals.question_form(text.sample.lower())
-    knowledge = len(world) + len(signals.names(sample, lexicon.everyday)) + signals.years(sample)
-    talk = sum(1 for w in text.words if w in signals.CONVERSATION)
+    eponyms = signals.eponyms(sample)
+    knowledge = sum(world) + len(signals.names(sample, lexicon.everyday)) + signals.years(sample)
+    talk = signals.conversation(text.words)
     return [
         Contribution("base", "any prompt", 1, BASE_POINTS),
         Contribution("length", _count(n, "word"), n, round(LENGTH_POINTS * length, 3)),
@@ -158,10 +163,11 @@ def _contributions(
         Contribution("code", "code", code, round(CODE_POINTS * min(1, code / 2), 3)),
         Contribution("formula", "formula", formula, round(FORMULA_POINTS * min(1, formula / 2), 3)),
         Contribution("notation", "notation", notation, round(NOTATION_POINTS * min(1, notation), 3)),
+        Contribution("eponym", "named law or effect", eponyms, round(EPONYM_POINTS * min(1, eponyms), 3)),
         Contribution("question", f"question form: {form}", level, round(QUESTION_POINTS * level, 3)),
-        Contribution("world", _count(knowledge, "name or fact word"), knowledge,
+        Contribution("world", "names and facts", round(knowledge, 2),
                      round(WORLD_POINTS * _density(knowledge, n), 3)),
-        Contribution("conversation", _count(talk, "conversational word"), talk,
+        Contribution("conversation", "conversational words", round(talk, 1),
                      round(CONVERSATION_POINTS * talk / (talk + CONVERSATION_HALF * n), 3)),
     ]
 

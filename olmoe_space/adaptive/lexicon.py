@@ -1,7 +1,8 @@
 """The shipped lexicon of terms: loading, and finding terms among words.
 
-`assets/technical_terms.tsv` (term, weight in [0, 1], field) is made by `olmoe_space.training.lexicon`. Two
-fields are not technical: `world` (general knowledge) and `everyday` (words that never count as rare).
+`assets/technical_terms.tsv` (term, weight in [0, 1], field) is made by `olmoe_space.training.lexicon`. Three
+fields are not technical: `world` (general knowledge), `popular` (school science) and `everyday` (words that never
+count as rare).
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 PATH = Path(__file__).resolve().parents[2] / "assets" / "technical_terms.tsv"
-WORLD, EVERYDAY = "world", "everyday"
+WORLD, POPULAR, EVERYDAY = "world", "popular", "everyday"
 MAX_TERM_WORDS = 4
 
 
@@ -31,15 +32,21 @@ class Lexicon:
 def load() -> Lexicon:
     """Read the lexicon once."""
     terms: dict[str, tuple[float, str]] = {}
+    entries: dict[str, tuple[float, str]] = {}  # few distinct ones, so each is parsed once
     everyday: list[str] = []
+    everyday_mark = f"0\t{EVERYDAY}"
     for line in PATH.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
-        term, weight, field = line.split("\t")
-        if field == EVERYDAY:
+        term, _, rest = line.partition("\t")
+        if rest == everyday_mark:
             everyday.append(term)
         else:
-            terms[term] = (float(weight), field)
+            entry = entries.get(rest)
+            if entry is None:
+                weight, field = rest.split("\t")
+                entry = entries[rest] = (float(weight), field)
+            terms[term] = entry
     heads = frozenset([t[: t.index(" ")] for t in terms if " " in t])
     return Lexicon(terms, heads, frozenset(everyday), heads.union(terms, everyday))
 

@@ -6,6 +6,8 @@ every gap is bounded.
 
 import re
 
+CHATTY_WEIGHT = 0.4
+
 # --- code -----------------------------------------------------------------------------------------------------
 _CODE_PATTERNS = tuple(
     re.compile(pattern, re.MULTILINE)
@@ -98,7 +100,7 @@ _FORMS = tuple(
     (label, level, re.compile(pattern, re.MULTILINE))
     for label, level, pattern in (
         ("task", 1.0, r"\b(?:prove|derive|compute|calculate|integrate|differentiate|diagonali[sz]e|implement|optimi[sz]e"
-         r"|evaluate|refactor|debug|factori[sz]e|simplify|solve for|show that|verify that|design an? \w+|analy[sz]e"
+         r"|evaluate|refactor|debug|factori[sz]e|simplify|solve for|show that|verify that|analy[sz]e"
          r"|formulate|estimate|contrast|distinguish|critique|interpret|state and)\b"),
         ("explain", 0.8, r"\b(?:explain|describe|discuss|outline|summari[sz]e the|define|compare|difference between"
          r"|differ from|relationship between|significance of|implications of|overview of|advantages|trade-?offs?|vs\.?)\b"),
@@ -130,18 +132,36 @@ def years(sample: str) -> int:
     return len(set(_YEAR.findall(sample)))
 
 
-# --- conversation -----------------------------------------------------------------------------------------------
-CONVERSATION = frozenset(
-    """i i'm i've i'd i'll im ive id me my mine myself you your you're you've yours u ur we we're our us let's lets
-    please thanks thank thx hey hi hello hiya yo bye goodnight morning evening tonight today tomorrow yesterday
-    weekend lol haha hmm oh ok okay yeah yep nope wow ugh omg gonna wanna gotta kinda sorry feel feeling felt love
-    hate like want need tired bored sad happy lonely stressed excited nervous angry upset annoyed mom mum dad mother
-    father sister brother wife husband girlfriend boyfriend kid kids son daughter friend friends boss coworker
-    roommate neighbor neighbour grandma grandpa dinner lunch breakfast snack recipe cook cooking bake baking eat
-    eating meal pizza pasta chicken soup salad cake cookies buy buying shopping shop cheap price gift gifts present
-    birthday party wedding anniversary date vacation holiday trip flight hotel restaurant movie movies show song
-    playlist game games book weather rain sunny outfit wear dress shoes haircut gym workout dog cat puppy kitten pet
-    joke funny bedtime poem rhyme story nice cute cool fun favorite favourite recommend suggest suggestions ideas
-    tips advice help chat talk wish hope maybe really just car house apartment garden laundry clean cleaning fix
-    plan plans busy work job email text message call remind invite""".split()
+_EPONYM = re.compile(
+    r"\b[A-Z]\w{2,20}(?:[-–][A-Z]\w{2,20})?(?:'s?)? (?:effect|law|theorem|lemma|principle|equation|inequality|algorithm"
+    r"|criterion|paradox|syndrome|disease|doctrine|clause|test|model|distribution|method|number|constant|space|transform"
+    r"|series|function|integral|group|ring|process|diagram|reaction|cycle|pairs?|scale|index|curve|hypothesis|conjecture"
+    r"|filter|bridge|protocol|matrix|operator|potential|statistic)s?\b"
 )
+
+
+def eponyms(sample: str) -> int:
+    """How many laws, effects or objects named after someone: `Meissner effect`, `Navier-Stokes equation`."""
+    return len(set(_EPONYM.findall(sample)))
+
+
+# --- conversation -----------------------------------------------------------------------------------------------
+PERSONAL = frozenset(
+    """my mine myself your yours ur our i'm i've i'd i'll im ive id let's lets thanks thank thx hey hi hello hiya yo bye
+    goodnight tonight tomorrow weekend lol haha hmm oh ok okay yeah yep nope wow ugh omg gonna wanna gotta kinda sorry
+    feel feeling felt hate tired bored sad happy lonely stressed excited nervous angry upset annoyed mom mum dad sister
+    brother wife husband girlfriend boyfriend kid kids son daughter friend friends boss coworker roommate neighbor
+    neighbour grandma grandpa aunt uncle nephew niece toddler baby teacher landlord dinner lunch breakfast snack snacks
+    recipe cook cooking bake baking meal pizza pasta chicken soup salad cake cookies dessert potatoes tomatoes pancakes
+    buy buying shopping shop cheap gift gifts birthday wedding vacation trip restaurant movie movies song playlist
+    outfit wear dress shoes shirt jeans haircut hair gym workout puppy kitten pet joke funny bedtime silly nice cute cool
+    fun favorite favourite recommend suggest suggestions chat wish hope maybe really apartment garden laundry clean
+    cleaning busy invite couch sofa kitchen bedroom fridge polite rude excuse text weird date anniversary""".split()
+)
+CHATTY = frozenset("i me you we us please can could would should want need like help love ideas tips advice just".split())
+
+
+def conversation(words: list[str]) -> float:
+    """Conversational words: 1 for each of personal life, CHATTY_WEIGHT for each that any request may hold."""
+    personal = sum(1 for w in words if w in PERSONAL)
+    return personal + CHATTY_WEIGHT * sum(1 for w in words if w in CHATTY)
