@@ -8,32 +8,40 @@ function createChatText(onChoose) {
   const names = [...Array.from({ length: SHADES }, (_, i) => `olmoe-${i + 1}`), "olmoe-token"];
   let tokens = [], share = null, chosen = -1, pending = 0, watched = null;
 
-  // The last reply's text nodes with their offsets, and where its text begins in them; null if it is another text.
+  // Where the tokens' characters stand in the last reply; null if it has another text. Gradio trims and joins white
+  // space, so only the other characters are compared: place[n] is where the n-th of them is.
   const find = () => {
     const replies = document.querySelectorAll('#chat [data-testid="bot"] .message-content');
-    const place = replies[replies.length - 1];
-    if (!place || !tokens.length) return null;
-    const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
-    const nodes = [];
-    let text = "";
+    const reply = replies[replies.length - 1];
+    if (!reply || !tokens.length) return null;
+    const walker = document.createTreeWalker(reply, NodeFilter.SHOW_TEXT);
+    const place = [];
+    let there = "";
     while (walker.nextNode()) {
-      nodes.push({ node: walker.currentNode, from: text.length });
-      text += walker.currentNode.data;
+      const node = walker.currentNode;
+      for (let offset = 0; offset < node.data.length; offset++) {
+        if (/\s/.test(node.data[offset])) continue;
+        place.push({ node, offset });
+        there += node.data[offset];
+      }
     }
-    const said = tokens.map((token) => (token ? token.text : "")).join("");
-    const [there, here] = [text.trim(), said.trim()];
+    let here = "";
+    const spans = tokens.map((token) => {
+      const from = here.length;
+      here += token ? token.text.replace(/\s+/g, "") : "";
+      return { from, to: here.length };
+    });
     const length = Math.min(there.length, here.length); // while streaming one may be ahead
-    if (!length || there.slice(0, length) !== here.slice(0, length)) return null;
-    return { nodes, end: text.length, shift: text.indexOf(there) - said.indexOf(here) };
+    return length && there.slice(0, length) === here.slice(0, length) ? { place, spans } : null;
   };
 
-  const range = (found, from, to) => {
-    if (from < 0 || to > found.end || from >= to) return null;
-    const at = (offset) => found.nodes.findLast((piece) => piece.from <= offset) || found.nodes[0];
-    const [start, end] = [at(from), at(to - 1)];
+  // The range of a token; null if nothing of it can be seen there.
+  const rangeOf = (found, i) => {
+    const { from, to } = found.spans[i];
+    if (from >= to || to > found.place.length) return null;
     const made = new Range();
-    made.setStart(start.node, from - start.from);
-    made.setEnd(end.node, to - end.from);
+    made.setStart(found.place[from].node, found.place[from].offset);
+    made.setEnd(found.place[to - 1].node, found.place[to - 1].offset + 1);
     return made;
   };
 
@@ -52,14 +60,11 @@ function createChatText(onChoose) {
     const found = watched && find();
     if (!found) return;
     const ranges = names.map(() => []);
-    let at = found.shift;
     tokens.forEach((token, i) => {
-      const length = token ? token.text.length : 0;
       const value = share ? share(i) : -1;
-      const of = value >= 0 || i === chosen ? range(found, Math.max(0, at), Math.min(found.end, at + length)) : null;
+      const of = value >= 0 || i === chosen ? rangeOf(found, i) : null;
       if (of && value >= 0) ranges[Math.min(SHADES - 1, Math.floor(value * SHADES))].push(of);
       if (of && i === chosen) ranges[SHADES].push(of);
-      at += length;
     });
     ranges.forEach((list, i) => list.length && CSS.highlights.set(names[i], new Highlight(...list)));
   };
@@ -82,20 +87,15 @@ function createChatText(onChoose) {
   const click = (event) => {
     if (!event.target.closest || !event.target.closest('#chat [data-testid="bot"] .message-content')) return;
     if (!getSelection().isCollapsed) return; // the visitor selects text
-    const found = find();
-    const caret = found && caretAt(event.clientX, event.clientY);
-    const piece = caret && found.nodes.find(({ node }) => node === caret.node);
-    if (!piece) return;
-    let at = found.shift;
+    const caret = caretAt(event.clientX, event.clientY);
+    const found = caret && find();
+    if (!found) return;
+    // The caret stands between characters; the token is the one whose letters are under the pointer.
     for (let i = 0; i < tokens.length; i++) {
-      const length = tokens[i] ? tokens[i].text.length : 0;
-      const of = length && range(found, Math.max(0, at), Math.min(found.end, at + length));
-      // The caret lies between characters; the token is the one whose letters are under the pointer.
-      const under = of && piece.from + caret.offset >= at && piece.from + caret.offset <= at + length
-        && [...of.getClientRects()].some((box) => event.clientX >= box.left && event.clientX <= box.right
-          && event.clientY >= box.top && event.clientY <= box.bottom);
+      const range = rangeOf(found, i);
+      const under = range && range.comparePoint(caret.node, caret.offset) === 0 && [...range.getClientRects()].some(
+        (box) => event.clientX >= box.left && event.clientX <= box.right && event.clientY >= box.top && event.clientY <= box.bottom);
       if (under) return onChoose(i);
-      at += length;
     }
   };
   document.addEventListener("click", click);

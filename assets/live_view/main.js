@@ -197,6 +197,11 @@ function firedCells() {
   return cells;
 }
 
+function hintOf(k, byCount) {
+  return k === store.shape.experts && byCount ? `All ${k} experts work on every token: choose Weights to tell them apart.`
+    : "Point at a cell for its numbers; click to pin an expert.";
+}
+
 function setText(name, text) {
   const target = part(name);
   if (target.textContent !== text) target.textContent = text;
@@ -239,7 +244,7 @@ function draw() {
   const cell = cursor || state.pinned;
   const isPin = cell && state.pinned && cell.layer === state.pinned.layer && cell.expert === state.pinned.expert;
   setText("readout", cell ? `${isPin ? "Pinned: " : ""}${cellText(cell, state, shown, k)}`
-    : store.frame ? "Point at a cell for its numbers; click to pin an expert." : "");
+    : store.frame ? hintOf(k, byCount) : "");
   part("release").hidden = !state.pinned;
   for (const input of element.querySelectorAll("[data-choice=phase] input")) input.disabled = state.scope === "token";
   for (const input of element.querySelectorAll("[data-choice=measure] input")) {
@@ -270,8 +275,8 @@ function take() {
   if (fresh) {
     strips.reply.clear();
     strips.prompt.clear();
+    if (state.token) setScope(state.formerScope);
     state.token = null;
-    if (state.scope === "token") setScope(state.formerScope);
     if (!store.frame) state.pinned = state.cursor = state.hover = null;
   }
   part("tokens").hidden = !store.frame;
