@@ -1,4 +1,4 @@
-"""Where the browser tests' Chromium is, and how to get one: `python -m tests.chromium`."""
+"""The browser tests' Chromium: where it is, how to get one (`python -m tests.chromium`), what it must not do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
+from typing import Any
+from urllib.parse import urlsplit
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -16,8 +19,9 @@ NONE_FOUND = ("No Chromium was found and none could be installed. Install one so
 
 def find() -> str | None:
     """The path of a Chromium that starts: the system's, else Playwright's own."""
-    candidates = [shutil.which(name) for name in NAMES] + [_playwrights_own()]
-    return next((path for path in candidates if path and _starts(path)), None)
+    system = (shutil.which(name) for name in NAMES)
+    own = (_playwrights_own() for _ in range(1))  # asked only if the system has none: it takes seconds
+    return next((path for path in chain(system, own) if path and _starts(path)), None)
 
 
 def _starts(path: str) -> bool:
@@ -57,6 +61,21 @@ def install() -> str | None:
         _attempt(*root, "apt-get", "install", "-y", "-qq", "chromium")
         path = find()
     return path
+
+
+def watch(page: Any, url: str, problems: list[str]) -> None:
+    """Adds a line to `problems` for every error on the page's console or thrown in it, and for every request
+    to another host than `url`'s."""
+    host = urlsplit(url).netloc
+
+    def asked(request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob", "about") and parts.netloc != host:
+            problems.append(f"asked {request.url}")
+
+    page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: problems.append(f"thrown: {error}"))
+    page.on("request", asked)
 
 
 if __name__ == "__main__":

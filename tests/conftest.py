@@ -10,7 +10,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"                # before huggingface_hub is
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -80,7 +79,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """open_page(url=None, width=1280, height=900, dark=False, **context options) -> a page at the app.
 
     When the test ends it fails if any of its pages logged an error to the console, threw one, or
@@ -89,16 +88,13 @@ def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
     contexts, problems = [], []
 
     def new(url: str | None = None, width: int = 1280, height: int = 900, dark: bool = False, **options: Any) -> Any:
-        url = url or server.url
-        host = urlsplit(url).netloc
+        url = url or request.getfixturevalue("server").url
         context = browser.new_context(viewport={"width": width, "height": height},
                                       color_scheme="dark" if dark else "light", **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
-        page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: problems.append(f"thrown: {error}"))
-        page.on("request", lambda asked: _is_foreign(asked.url, host) and problems.append(f"asked {asked.url}"))
+        chromium.watch(page, url, problems)
         page.goto(url)
         return page
 
@@ -113,7 +109,3 @@ def page(open_page: Callable[..., Any]) -> Any:
     """The app's page on a laptop, light."""
     return open_page()
 
-
-def _is_foreign(url: str, host: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme not in ("data", "blob", "about") and parts.netloc != host
