@@ -48,6 +48,12 @@ function createHeatmap(canvas) {
     context.strokeRect(b.x - line / 2, b.y - line / 2, b.w + line, b.h + line);
   };
 
+  const underline = (cell, colour) => {
+    const b = box(cell.layer, cell.expert);
+    context.fillStyle = colour;
+    context.fillRect(b.x, b.y + b.h - Math.round(map.ratio), b.w, Math.round(2 * map.ratio));
+  };
+
   const labels = (colours) => {
     const { ratio } = map;
     context.fillStyle = colours.muted;
@@ -86,7 +92,12 @@ function createHeatmap(canvas) {
       }
     }
     labels(colours);
-    for (const cell of fired) outline(cell, colours.accent, 1.25);
+    // Many outlines would be a lattice over the colours: then each cell at work is only underlined.
+    const many = fired.length > (map.layers * map.experts) / 4;
+    for (const cell of fired) {
+      if (many) underline(cell, colours.accent);
+      else outline(cell, colours.accent, 1.25);
+    }
     if (pinned) {
       outline(pinned, colours.surface, 3.5);
       outline(pinned, colours.text, 2);

@@ -62,6 +62,7 @@ function setScope(scope) {
 function chooseToken(phase, at) {
   const token = at >= 0 ? store[phase][at] : null;
   const again = state.token && state.token.phase === phase && state.token.at === at;
+  if (!token && !state.token && state.pinned) return pin(null); // Escape among the tokens
   if (!token || again) {
     if (state.token) setScope(state.formerScope);
     state.token = null;

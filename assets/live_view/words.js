@@ -21,7 +21,7 @@ function uniformText(k, experts) {
 
 function large(count) {
   for (const [size, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
-    if (count >= size) return `${(count / size).toPrecision(3).replace(/\.0+$|(\.\d*?)0+$/, "$1")}${unit}`;
+    if (count >= size) return `${(count / size).toPrecision(3)}${unit}`;
   }
   return String(count);
 }
