@@ -77,7 +77,7 @@ function createStrip(list, onChoose) {
     shade(share) {
       nodes.forEach((node, i) => {
         const value = share ? share(i) : -1;
-        const level = value < 0 ? "" : `${Math.round(18 + 46 * value)}%`;
+        const level = value < 0 ? "" : `${Math.round(18 + 34 * value)}%`;
         if (node.dataset.shade !== level) {
           node.dataset.shade = level;
           node.style.setProperty("--lv-shade", level || "0%");
