@@ -127,7 +127,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
             return
         with closing(turn.run(stream)) as frames:
             for value in frames:
-                if turn.discarded:
+                if turn.discarded:  # said once more, because gradio repeats the last update when a stream ends
+                    yield {chatbot: [], live: EMPTY, reply_notes: []}
                     return
                 yield {chatbot: turn.shown(), live: value, reply_notes: notes(turn.shown())}
         if turn.refusal or (turn.stopped and not turn.has_reply):
