@@ -16,6 +16,7 @@ help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s%s\n", $$1, $$2}' Makefile
 
 install: .venv/installed ## make .venv and install requirements.txt
+	@echo "Ready: make run"
 
 run: .venv/installed ## serve the chat at 127.0.0.1:7860 (PORT=8000 make run: another port)
 	@exec $(PY) app.py
