@@ -6,6 +6,7 @@ Suffix and prefix families are those of international scientific vocabulary (Gre
 import re
 
 RARE = 0.12  # an unknown word of plain shape
+MAX_LENGTH = 40  # a longer word is not judged
 LEARNED = 0.45  # a Latinate suffix or a combining prefix
 TECHNICAL = 0.9  # a suffix that only technical vocabulary has, or code-like spelling
 
@@ -33,6 +34,8 @@ _CODE_SPELLING = re.compile(r"[a-z]\w*_\w+\Z|[a-z]+\d+[a-z]+\w*\Z|[a-z][\w-]*\.[
 
 def weight(word: str) -> float:
     """How technical an unknown lower-case word looks, in [0, 1]; 0 for numbers and short words."""
+    if len(word) > MAX_LENGTH:
+        return 0.0
     if not word.isalpha():
         if _CODE_SPELLING.match(word):
             return TECHNICAL

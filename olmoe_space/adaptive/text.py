@@ -3,16 +3,15 @@
 Reads at most HEAD + TAIL characters, so a megabyte costs what a few pages cost. Knows nothing of terms or k.
 """
 
+import re
 from dataclasses import dataclass
 
-import re
-
-HEAD = 12_000  # characters read from the start: about 2,000 words
-TAIL = 4_000  # characters read from the end of a longer prompt, where the question often stands
-SIGNAL_HEAD, SIGNAL_TAIL = 3_000, 1_000  # the part that the pattern signals read
+HEAD = 6_000  # characters read from the start: about 1,000 words
+TAIL = 2_000  # characters read from the end of a longer prompt, where the question often stands
+SAMPLE_HEAD, SAMPLE_TAIL = 1_200, 400  # the part that the pattern signals read
 
 _CURLY = (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " "), ("…", " "))  # one character for one
-_PUNCTUATION = str.maketrans(dict.fromkeys(',;:!?()[]{}"<>|=*`\\', " "))
+_PUNCTUATION = str.maketrans(dict.fromkeys(',;:!?()[]{}"<>|=*`\\~^@$' + "".join(map(chr, range(32))), " "))
 _WORD = re.compile(r"[\w'./+#&-]+")
 _EDGES = ".'-/_&"
 
@@ -24,7 +23,7 @@ class Text:
     original: str
     lowered: str
     words: list[str]
-    word_count: int
+    word_count: int  # of the whole prompt; estimated where it is not read whole
     skipped: int  # characters left out between head and tail
     head: int  # index in `original` where the tail begins
 
@@ -36,9 +35,9 @@ class Text:
     def sample(self) -> str:
         """The part that pattern signals read."""
         text = self.original
-        if len(text) <= SIGNAL_HEAD + SIGNAL_TAIL:
+        if len(text) <= SAMPLE_HEAD + SAMPLE_TAIL:
             return text
-        return text[:SIGNAL_HEAD] + "\n" + text[-SIGNAL_TAIL:]
+        return text[:SAMPLE_HEAD] + "\n" + text[-SAMPLE_TAIL:]
 
 
 def read(prompt: str) -> Text:
@@ -65,7 +64,7 @@ def lower(text: str) -> str:
 def split_words(lowered: str) -> list[str]:
     """Words keep inner hyphens, dots, slashes and apostrophes: `p-value`, `node.js`, `tcp/ip`, `c++`."""
     if lowered.isascii():
-        words = lowered.translate(_PUNCTUATION).split()
+        words = lowered.replace(". ", " ").translate(_PUNCTUATION).split()
     else:
         words = _WORD.findall(lowered)
     stripped = {w: w.strip(_EDGES) for w in set(words) if w[-1] in _EDGES or w[0] in _EDGES}

@@ -46,14 +46,14 @@ GENERAL_STEP = 4  # every fourth document of general text suffices for word freq
 
 PRIOR_TOTAL = 500.0  # a0, pseudo-counts spread over the vocabulary as the pooled text is
 MIN_Z = 4.0
-MIN_DELTA = 3.0  # a term is at least e^3 = 20 times likelier in technical text
+MIN_DELTA = 3.5  # a term is at least e^3.5 = 33 times likelier in technical text
 MIN_COUNT, MIN_PAIR_COUNT = 8, 12
-LEARNED_LIMIT = 9_000
+LEARNED_LIMIT = 4_000
 LEARNED_WEIGHT = (0.15, 0.55)  # at MIN_DELTA, and at 7 and more
-GLOSSARY_WEIGHT = 0.7
+GLOSSARY_WEIGHT = 0.6
 POPULAR_WEIGHT = 0.4  # of a term both technical and popular
 HALF_PER_MILLION = 8.0  # everyday occurrences per million words that halve a weight
-EVERYDAY_LIMIT = 9_000
+EVERYDAY_LIMIT = 7_000
 MIN_EVERYDAY_COUNT = 4
 LEAST_WEIGHT = 0.1  # below it a term is everyday
 
@@ -78,6 +78,7 @@ class Counts:
     everyday_pairs: Counter[str] = field(default_factory=Counter)
     general: Counter[str] = field(default_factory=Counter)
     names: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)  # words and pairs of the questions of GENERAL_OWN
     glossary: dict[str, str] = field(default_factory=dict)
 
 
@@ -103,6 +104,7 @@ def count(corpus: Path) -> Counts:
                 _add_everyday(counts, text)
             else:
                 counts.general.update(5 * _LOWER_WORD.findall(text))
+                _add_asked(counts, " ".join(line.get("q", [])))
     for line in read_lines(corpus / "chat.jsonl.gz"):
         _add_chat(counts, line)
     return counts
@@ -127,6 +129,12 @@ def _add_everyday(counts: Counts, text: str) -> None:
     counts.everyday.update(words)
     counts.everyday_pairs.update(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
     counts.names.update(w.lower() for w in _NAME_WORD.findall(text))
+
+
+def _add_asked(counts: Counts, questions: str) -> None:
+    words = split_words(lower(questions))
+    forms = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    counts.asked.update(base for form in set(forms) for base in (form, *bases(form)))
 
 
 def _add_chat(counts: Counts, line: dict) -> None:
@@ -157,16 +165,18 @@ def log_odds(
     return found
 
 
-def discount(term: str, counts: Counts) -> float:
-    """1 for a term that everyday text never uses, 1/2 at HALF_PER_MILLION, towards 0 for common words."""
-    source = counts.everyday_pairs if " " in term else counts.everyday
-    uses = source[term] + (0 if " " in term else source[term + "s"])
-    if term.count(" ") > 1:
-        return 1.0
-    return 1 / (1 + uses * 1e6 / counts.everyday.total() / HALF_PER_MILLION)
+def per_million(words: Counter[str], pairs: Counter[str]) -> dict[str, float]:
+    """Uses of each word and pair per million words."""
+    total = words.total()
+    return {term: 1e6 * uses / total for term, uses in (words | pairs).items()}
 
 
-def by_hand(counts: Counts) -> Rows:
+def discount(term: str, rates: dict[str, float]) -> float:
+    """1 for a term that ordinary text never uses, 1/2 at HALF_PER_MILLION, towards 0 for common words."""
+    return 1 / (1 + (rates.get(term, 0.0) + rates.get(term + "s", 0.0)) / HALF_PER_MILLION)
+
+
+def by_hand(rates: dict[str, float]) -> Rows:
     """The hand-picked terms. A term that is popular too keeps its field and loses most of its weight."""
     rows: Rows = {}
     popular: set[str] = set()
@@ -176,10 +186,12 @@ def by_hand(counts: Counts) -> Rows:
         name, term = line.split("\t")
         if name == POPULAR:
             popular.add(term)
+        elif name == EVERYDAY:
+            rows[term] = (0.0, EVERYDAY)
         elif term not in rows or rows[term][1] == WORLD:
-            rows[term] = (max(LEAST_WEIGHT, discount(term, counts)), name)
+            rows[term] = (max(LEAST_WEIGHT, discount(term, rates)), name)
     for term in popular:
-        weight, name = rows.get(term, (discount(term, counts), POPULAR))
+        weight, name = rows.get(term, (discount(term, rates), POPULAR))
         if name == WORLD:
             rows[term] = (weight, POPULAR)
         elif name != POPULAR:
@@ -189,16 +201,18 @@ def by_hand(counts: Counts) -> Rows:
     return rows
 
 
-def glossary(counts: Counts) -> Rows:
-    """Textbook glossary heads of up to MAX_TERM_WORDS words."""
+def glossary(counts: Counts, rates: dict[str, float], known: Rows) -> Rows:
+    """Textbook glossary heads of up to MAX_TERM_WORDS words, less those that a known word already gives away."""
+    plain = {t for t, (weight, name) in known.items() if weight >= GLOSSARY_WEIGHT and name not in (WORLD, POPULAR)}
     return {
-        term: (GLOSSARY_WEIGHT * discount(term, counts), name)
+        term: (GLOSSARY_WEIGHT * discount(term, rates), name)
         for term, name in counts.glossary.items()
         if term.count(" ") < MAX_TERM_WORDS and _TERM.match(term)
+        if " " not in term or plain.isdisjoint(term.split())
     }
 
 
-def learned(counts: Counts) -> Rows:
+def learned(counts: Counts, rates: dict[str, float]) -> Rows:
     """Words and pairs far likelier in technical text, the likeliest LEARNED_LIMIT of them."""
     scores = log_odds(counts.technical, counts.everyday + counts.general, MIN_COUNT)
     common = {w for w, _ in counts.everyday.most_common(2_500)} | {w for w, _ in counts.general.most_common(600)}
@@ -211,7 +225,7 @@ def learned(counts: Counts) -> Rows:
     }
     kept = {t: delta for t, delta in kept.items() if kept.keys().isdisjoint(bases(t))}  # singulars will do
     best = sorted(kept, key=lambda t: (-scores[t][1], t))[:LEARNED_LIMIT]
-    return {t: (_learned_weight(kept[t]) * discount(t, counts), field_of(t, counts)) for t in best}
+    return {t: (_learned_weight(kept[t]) * discount(t, rates), field_of(t, counts)) for t in best}
 
 
 def _learned_weight(delta: float) -> float:
@@ -243,11 +257,25 @@ def everyday_words(counts: Counts, taken: Iterable[str]) -> Rows:
 
 def build(counts: Counts) -> Rows:
     """Everyday words, then learned terms, glossaries and hand-picked ones, each overriding the one before."""
-    rows = learned(counts) | glossary(counts)
+    everyday = per_million(counts.everyday, counts.everyday_pairs)
+    ordinary = per_million(counts.everyday + counts.general, counts.everyday_pairs)
+    picked = by_hand(everyday)
+    rows = learned(counts, ordinary) | glossary(counts, everyday, picked)
     rows = {t: r for t, r in rows.items() if r[0] >= LEAST_WEIGHT}
-    rows |= by_hand(counts)
-    rows = {t: r for t, r in rows.items() if split_words(t) == t.split(" ")}
+    rows |= picked
+    for term in rows.keys() & counts.asked.keys():  # a child may ask of it
+        weight, name = rows[term]
+        if name not in (WORLD, POPULAR):
+            rows[term] = (min(weight, POPULAR_WEIGHT), name)
+    rows = {t: r for t, r in rows.items() if split_words(t) == t.split(" ") and not _plural_of(t, rows)}
     return everyday_words(counts, rows) | rows
+
+
+def _plural_of(term: str, rows: Rows) -> bool:
+    """Whether a term is found by its singular anyway."""
+    head, space, last = term.rpartition(" ")
+    singular = f"{head}{space}{last.removesuffix('s')}"
+    return last.endswith("s") and singular in rows and rows[singular][0] >= rows[term][0] / 2
 
 
 def write(rows: Rows, path: Path) -> None:
