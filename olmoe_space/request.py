@@ -209,7 +209,8 @@ def messages_from_history(history: Any, max_chars: int, max_turns: int) -> list[
 def _plain_text(content: Any) -> Any:
     if isinstance(content, list):
         parts = [p.get("text") if isinstance(p, dict) else p for p in content]
-        if not all(isinstance(p, str) for p in parts):
+        texts = [p for p in parts if isinstance(p, str)]
+        if len(texts) < len(parts):
             raise ValueError("content may hold only text parts.")
-        return "".join(parts)
+        return "".join(texts)
     return content

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -37,9 +38,9 @@ def benchmark(model: Any, tokenizer: Any, info: ModelInfo, ks: Sequence[int], ne
     rows = []
     for k in ks:
         times = in_turns({
-            "ours": lambda k=k: _ours(engine, k, new_tokens),
-            "untraced": lambda k=k: _untraced(model, k, new_tokens),
-            "stock": lambda k=k: _stock(model, k, new_tokens),
+            "ours": partial(_ours, engine, k, new_tokens),
+            "untraced": partial(_untraced, model, k, new_tokens),
+            "stock": partial(_stock, model, k, new_tokens),
         }, repeats, f"decode at k={k}")
         rate = {name: 1 / t for name, t in times.items()}
         rows.append({"k": k, "tokens_per_s": rate["ours"], "stock_tokens_per_s": rate["stock"],
@@ -47,7 +48,7 @@ def benchmark(model: Any, tokenizer: Any, info: ModelInfo, ks: Sequence[int], ne
         _say(f"decode k={k:>2}: ours {rate['ours']:.1f} tok/s, stock generate {rate['stock']:.1f}, "
              f"ratio {rows[-1]['ratio']:.2f}; events and traces cost {100 * rows[-1]['tracing_cost']:.1f} %")
     ids = _ids(model, PREFILL_TOKENS)
-    prefill = in_turns({"ours": lambda: _prefill(model, ids), "stock": lambda: _stock_prefill(model, ids)},
+    prefill = in_turns({"ours": partial(_prefill, model, ids), "stock": partial(_stock_prefill, model, ids)},
                        repeats, "prefill")
     _say(f"prefill of {PREFILL_TOKENS} tokens at k={info.default_k}: ours {1000 * prefill['ours']:.0f} ms, "
          f"stock {1000 * prefill['stock']:.0f} ms")
