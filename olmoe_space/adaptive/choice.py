@@ -36,7 +36,7 @@ BACKGROUND = 0.02  # weight of terms per word that everyday text holds by chance
 BACKGROUND_FREE = 20  # words before that is taken off
 CONVERSATION_HALF = 0.25  # conversational words per word at which half of their points count
 POPULAR_SHARE = 0.2  # of the weight of a term of school science that counts as technical
-MAX_UNSEEN = 100  # unknown words that are looked at
+MAX_UNSEEN = 80  # unknown words that are looked at
 MAX_TERMS_LISTED = 64
 
 
@@ -57,6 +57,9 @@ class Term(NamedTuple):
     weight: float
     start: int | None = None
     end: int | None = None
+
+
+Found = tuple[float, str, str]  # weight, term, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def choose(prompt: str, k_min: int = 4, k_max: int = 16) -> Choice:
     raw = round(sum(c.points for c in contributions), 3)
     score = min(1.0, max(0.0, raw))
     k = round(k_min + (k_max - k_min) * score)
-    listed = tuple(_locate(t, text) for t in terms[:MAX_TERMS_LISTED])
+    listed = tuple(_located(t, text) for t in terms[:MAX_TERMS_LISTED])
     return Choice(k, score, raw, contributions, listed, _dominant(terms), k_min, k_max)
 
 
@@ -113,7 +116,7 @@ def _check_bounds(k_min: int, k_max: int) -> None:
         raise ValueError(f"k_min ({k_min}) is above k_max ({k_max}): lower k_min or raise k_max.")
 
 
-def _vocabulary(text: Text, distinct: set[str], lexicon: Lexicon) -> tuple[list[Term], float, dict[str, float]]:
+def _vocabulary(text: Text, distinct: set[str], lexicon: Lexicon) -> tuple[list[Found], float, dict[str, float]]:
     """(technical terms by weight, weight of general knowledge, unseen words with how technical they look)."""
     found, covered = find_terms(text.words, distinct, lexicon)
     unknown = distinct - lexicon.single - lexicon.everyday - covered
@@ -126,21 +129,21 @@ def _vocabulary(text: Text, distinct: set[str], lexicon: Lexicon) -> tuple[list[
                 unseen[word] = weight
         elif base in lexicon.terms:
             found.append(base)
-    terms: list[Term] = []
+    terms: list[Found] = []
     knowledge = 0.0
     for term in dict.fromkeys(found):
         weight, field = lexicon.terms[term]
         if field in (WORLD, POPULAR):
             knowledge += weight
         if field == POPULAR:
-            terms.append(Term(term, field, round(POPULAR_SHARE * weight, 3)))
+            terms.append((round(POPULAR_SHARE * weight, 3), term, field))
         elif field != WORLD:
-            terms.append(Term(term, field, weight))
-    terms.sort(key=lambda t: (-t.weight, t.term))
+            terms.append((weight, term, field))
+    terms.sort(reverse=True)
     return terms, knowledge, unseen
 
 
-def _contributions(text: Text, lexicon: Lexicon) -> tuple[list[Contribution], list[Term]]:
+def _contributions(text: Text, lexicon: Lexicon) -> tuple[list[Contribution], list[Found]]:
     """Every part of the score, whether it counts or not, and the technical terms."""
     sample, n = text.sample, len(text.words)
     counts = Counter(text.words)
@@ -149,7 +152,7 @@ def _contributions(text: Text, lexicon: Lexicon) -> tuple[list[Contribution], li
     for acronym in signals.acronyms(sample):
         if acronym not in lexicon.terms and acronym not in lexicon.everyday:
             unseen[acronym] = morphology.LEARNED
-    term_weight, unseen_weight = sum(t.weight for t in terms), sum(unseen.values())
+    term_weight, unseen_weight = sum(weight for weight, _, _ in terms), sum(unseen.values())
     knowledge += signals.names(sample, lexicon.everyday) + signals.years(sample)
     code, formula, notation = signals.code(sample), signals.formula(sample), signals.notation(sample)
     eponyms = signals.eponyms(sample)
@@ -183,20 +186,21 @@ def _density(weight: float, words: int) -> float:
     return excess / (excess + DENSITY_HALF * words**0.5)
 
 
-def _dominant(terms: list[Term]) -> str | None:
+def _dominant(terms: list[Found]) -> str | None:
     """The field with the greatest weight among the terms."""
     totals: dict[str, float] = {}
-    for term in terms:
-        totals[term.field] = totals.get(term.field, 0.0) + term.weight
+    for weight, _, field in terms:
+        totals[field] = totals.get(field, 0.0) + weight
     return max(totals, key=lambda f: totals[f]) if totals else None
 
 
-def _locate(term: Term, text: Text) -> Term:
-    index = text.lowered.find(term.term)
+def _located(found: Found, text: Text) -> Term:
+    weight, term, field = found
+    index = text.lowered.find(term)
     if index < 0:
-        return term
+        return Term(term, field, weight)
     start = text.offset(index)
-    return Term(term.term, term.field, term.weight, start, start + len(term.term))
+    return Term(term, field, weight, start, start + len(term))
 
 
 def _count(n: int, noun: str) -> str:

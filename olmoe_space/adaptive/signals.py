@@ -81,6 +81,7 @@ _ELEMENTS = (
     "He|Li|Be|Ne|Na|Mg|Al|Si|Cl|Ar|Ca|Sc|Ti|Cr|Mn|Fe|Co|Ni|Cu|Zn|Ga|Ge|As|Se|Br|Kr|Rb|Sr|Zr|Nb|Mo|Ag|Cd|Sn|Sb"
     "|Te|Xe|Cs|Ba|Pt|Au|Hg|Pb|Bi|H|B|C|N|O|F|P|S|K|V|I|U"
 )
+_ADDRESS = re.compile(r"\d(?:\.\d{1,3}){3}\b|\b0x[0-9a-fA-F]{2,}")
 _CHEMICAL = re.compile(rf"\b(?!PS\d|CO2\b)(?=[A-Za-z()]{{1,12}}\d)(?:(?:{_ELEMENTS})\d{{0,2}}){{2,9}}\b")
 _NOTATION: tuple[_Marked, ...] = tuple(
     (marks, re.compile(pattern))
@@ -93,15 +94,14 @@ _NOTATION: tuple[_Marked, ...] = tuple(
         ((" v. ", " vs. ", "U.S.C"), r"[A-Z]\w{1,30} vs?\. [A-Z]|U\.S\.C"),
         (("=O", "=C", "c1c", "5'-", "AT", "CG", "GC", "TA"),
          r"[CNO]\([=A-Z]|[cn]1[cn]{2}|C=[CO]|[35]'-[ACGTU]{4}|\b[ACGT]{8,}\b"),
-        ((".", "0x"), r"\d(?:\.\d{1,3}){3}\b|\b0x[0-9a-fA-F]{2,}"),
     )
 )  # fmt: skip
 
 
 def notation(sample: str) -> int:
     """How many kinds of technical notation: chemical formulas, units, statutes, SMILES and sequences, addresses."""
-    kinds = _kinds(sample, _NOTATION)
-    return kinds + bool(_CHEMICAL.search(_with_digits(sample)))
+    numbered = _with_digits(sample)
+    return _kinds(sample, _NOTATION) + bool(_ADDRESS.search(numbered)) + bool(_CHEMICAL.search(numbered))
 
 
 def _with_digits(sample: str) -> str:

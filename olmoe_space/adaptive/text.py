@@ -70,4 +70,4 @@ def split_words(lowered: str) -> list[str]:
     stripped = {w: w.strip(_EDGES) for w in set(words) if w[-1] in _EDGES or w[0] in _EDGES}
     if not stripped:
         return words
-    return [w for w in (stripped.get(w, w) for w in words) if w]
+    return [w for w in map(stripped.get, words, words) if w]
