@@ -5,7 +5,7 @@
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$p" -c '$(OLD_ENOUGH)' 2>/dev/null && echo "$$p" && break; done)
-VENV_PACKAGE = $(shell "$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+VENV_PACKAGE = $(shell "$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' 2>/dev/null)
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input --require-virtualenv
 
