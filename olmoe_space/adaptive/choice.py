@@ -86,8 +86,8 @@ class Choice:
 def choose(prompt: str, k_min: int = 4, k_max: int = 16) -> Choice:
     """The number of active experts for a prompt, by its length, its terms and its form.
 
-    Reads at most the first 6,000 and the last 2,000 characters (its words; form from the first 1,200 and the
-    last 400), so the time is bounded. Any str is accepted; a prompt without words gets k_min.
+    Reads at most the first 4,500 and the last 1,500 characters (its words; form from the first 800 and the
+    last 300), so the time is bounded. Any str is accepted; a prompt without words gets k_min.
     """
     _check_bounds(k_min, k_max)
     if not isinstance(prompt, str):

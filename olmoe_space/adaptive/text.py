@@ -6,9 +6,9 @@ Reads at most HEAD + TAIL characters, so a megabyte costs what a few pages cost.
 import re
 from dataclasses import dataclass
 
-HEAD = 6_000  # characters read from the start: about 1,000 words
-TAIL = 2_000  # characters read from the end of a longer prompt, where the question often stands
-SAMPLE_HEAD, SAMPLE_TAIL = 1_200, 400  # the part that the pattern signals read
+HEAD = 4_500  # characters read from the start: about 800 words
+TAIL = 1_500  # characters read from the end of a longer prompt, where the question often stands
+SAMPLE_HEAD, SAMPLE_TAIL = 800, 300  # the part that the pattern signals read
 
 _CURLY = (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " "), ("…", " "))  # one character for one
 _PUNCTUATION = str.maketrans(dict.fromkeys(',;:!?()[]{}"<>|=*`\\~^@$' + "".join(map(chr, range(32))), " "))
