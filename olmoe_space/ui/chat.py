@@ -34,6 +34,7 @@ EXAMPLES = (
     "Write a Python function that checks whether a number is prime.",
     "Tell me a story about a fox with a bell on its tail.",
 )
+UNREACHED = "Too many are waiting just now, or the connection broke. Nothing is lost: try again in a moment."
 BUSY = "A reply is still being written. Wait for it, or stop it first."
 Updates = dict[Any, Any]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -141,7 +142,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         if turn is None or turn.state != "waiting":
             return buttons(busy=False)
         turn.stop()
-        return given_back(turn, typed)
+        return given_back(turn, typed) | {error: UNREACHED}
 
     def given_back(turn: Turn, typed: str = "") -> Updates:
         """No reply: the conversation as it was, and what the visitor typed back in the box."""
@@ -156,12 +157,17 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
 
     asked = [chatbot, turn_state, *settings_of.components]
     everything = [box, chatbot, live, reply_notes, error, send, stop, turn_state, summary, files, figures]
-    # At once, yet through the queue: only there does gradio tell the page that a state has changed.
-    at_once: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE}
-    gr.on([box.submit, send.click], send_typed, [box, *asked], everything, **at_once)
-    chatbot.example_select(send_example, asked, everything, **at_once)
-    chatbot.retry(retry, asked, everything, **at_once)
-    chatbot.edit(edit, asked, everything, **at_once)
+    # What asks goes through the queue, for only there does gradio tell the page that a state has changed. The rest
+    # does not: Stop has to work when the queue is full.
+    asking: dict[str, Any] = {"concurrency_limit": None, **_PRIVATE}
+    at_once: dict[str, Any] = {"queue": False, **_PRIVATE}
+    for question_asked in (
+        gr.on([box.submit, send.click], send_typed, [box, *asked], everything, **asking),
+        chatbot.example_select(send_example, asked, everything, **asking),
+        chatbot.retry(retry, asked, everything, **asking),
+        chatbot.edit(edit, asked, everything, **asking),
+    ):
+        question_asked.failure(lambda: UNREACHED, None, error, **at_once)
     chatbot.undo(undo, [box, chatbot, turn_state], everything, **at_once)
     chatbot.clear(clear, turn_state, everything, **at_once)
     stop.click(stop_reply, turn_state, everything, **at_once)
