@@ -187,10 +187,11 @@ def _density(weight: float, words: int) -> float:
 
 
 def _dominant(terms: list[Found]) -> str | None:
-    """The field with the greatest weight among the terms."""
+    """The technical field with the greatest weight among the terms; None where there is none."""
     totals: dict[str, float] = {}
     for weight, _, field in terms:
-        totals[field] = totals.get(field, 0.0) + weight
+        if field != POPULAR:
+            totals[field] = totals.get(field, 0.0) + weight
     return max(totals, key=lambda f: totals[f]) if totals else None
 
 

@@ -53,7 +53,7 @@ LEARNED_WEIGHT = (0.15, 0.55)  # at MIN_DELTA, and at 7 and more
 GLOSSARY_WEIGHT = 0.6
 POPULAR_WEIGHT = 0.4  # of a term both technical and popular
 HALF_PER_MILLION = 8.0  # everyday occurrences per million words that halve a weight
-EVERYDAY_LIMIT = 7_000
+EVERYDAY_LIMIT = 6_300
 MIN_EVERYDAY_COUNT = 4
 LEAST_WEIGHT = 0.1  # below it a term is everyday
 
