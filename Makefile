@@ -1,5 +1,5 @@
-# One word per chore; `make help` lists them. All of it lives in .venv. Only two things may be
-# installed outside: the distribution's venv package (as root) and, for `make test`, a Chromium.
+# One word per chore; `make help` lists them. All of it lives in .venv. Only two things may be installed
+# outside: the distribution's venv package (as root) and, for `make test`, a Chromium with what drives it.
 
 # The first Python of at least 3.11; PYTHON=/path/to/python chooses another.
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -46,7 +46,7 @@ $(PY):
 		echo "Python 3.11 or newer is needed; none was found. On Debian or Ubuntu:" \
 		     "sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-		[ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(VENV_PACKAGE); } || { \
+		[ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(VENV_PACKAGE); } || { \
 		echo "This Python cannot make a virtual environment. On Debian or Ubuntu:" \
 		     "sudo apt-get install $(VENV_PACKAGE)" >&2; exit 1; }
 	"$(PYTHON)" -m venv --clear .venv

@@ -15,6 +15,8 @@ ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 NONE_FOUND = ("No Chromium was found and none could be installed. Install one so that `chromium` or "
               "`google-chrome` is on PATH, then run `make test` again.")
+NO_DRIVER = ("Playwright cannot start here; on Debian or Ubuntu: sudo apt-get install libatomic1. "
+             "Then run `make test` again.")
 
 
 def find() -> str | None:
@@ -26,15 +28,26 @@ def find() -> str | None:
 
 def _starts(path: str) -> bool:
     """False for a stub that only asks for a snap, or where a shared library is missing."""
+    return "Chrom" in (_runs([path, "--version"]) or "")
+
+
+def _runs(command: list[str]) -> str | None:
+    """What the command prints, or None if it fails."""
     try:
-        shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60,
-                               stdin=subprocess.DEVNULL)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return shown.returncode == 0 and "Chrom" in shown.stdout
+        return None
+    return run.stdout if run.returncode == 0 else None
+
+
+def driver_starts() -> bool:
+    """Whether Playwright itself can run: its Node needs libatomic, which a bare Debian lacks."""
+    return _runs([sys.executable, "-m", "playwright", "--version"]) is not None
 
 
 def _playwrights_own() -> str | None:
+    if not driver_starts():
+        return None
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -42,25 +55,39 @@ def _playwrights_own() -> str | None:
     return path if os.path.exists(path) else None
 
 
-def _attempt(*command: str) -> bool:
+def _attempt(*command: str) -> None:
     print("+", " ".join(command), flush=True)
     try:
-        return subprocess.run(command, timeout=1200).returncode == 0
+        subprocess.run(command, timeout=1200, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
     except (OSError, subprocess.TimeoutExpired) as error:
         print(error, flush=True)
-        return False
+
+
+def _install_packages(*names: str) -> None:
+    """The distribution's packages, where there is apt-get."""
+    if shutil.which("apt-get"):
+        root = [] if os.geteuid() == 0 else ["sudo", "DEBIAN_FRONTEND=noninteractive"]
+        _attempt(*root, "apt-get", "update", "-qq")
+        _attempt(*root, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *names)
 
 
 def install() -> str | None:
     """Playwright's own Chromium, else the distribution's package; its path, or None."""
     _attempt(sys.executable, "-m", "playwright", "install", "chromium")
     path = find()
-    if path is None and shutil.which("apt-get"):
-        root = [] if os.geteuid() == 0 else ["sudo"]
-        _attempt(*root, "apt-get", "update", "-qq")
-        _attempt(*root, "apt-get", "install", "-y", "-qq", "chromium")
+    if path is None:
+        _install_packages("chromium", "fonts-liberation")
         path = find()
     return path
+
+
+def prepare() -> str:
+    """Whatever it takes to drive a Chromium; its path. SystemExit with what to do if that fails."""
+    if not driver_starts():
+        _install_packages("libatomic1")
+    if not driver_starts():
+        sys.exit(NO_DRIVER)
+    return find() or install() or sys.exit(NONE_FOUND)
 
 
 def watch(page: Any, url: str, problems: list[str]) -> None:
@@ -79,6 +106,4 @@ def watch(page: Any, url: str, problems: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    found = find() or install()
-    print(f"Chromium: {found}" if found else NONE_FOUND)
-    sys.exit(0 if found else 1)
+    print(f"Chromium: {prepare()}")

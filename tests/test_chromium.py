@@ -98,10 +98,31 @@ def test_what_is_missing_is_installed_in_that_order(tmp_path, monkeypatch, no_pl
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert chromium.install() == str(tmp_path / "chromium")
     said = capfd.readouterr().out
-    assert said.index("-m playwright install chromium") < said.index("apt-get install -y -qq chromium")
+    assert said.index("-m playwright install chromium") < said.index("apt-get install -y -qq --no-install-recommends chromium")
 
 
 def test_where_there_is_no_package_manager_it_says_so(tmp_path, monkeypatch, no_playwright):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", script(tmp_path, "python", "exit 1"))
     assert chromium.install() is None
+
+
+def test_a_bare_debian_gets_the_library_that_playwright_needs(tmp_path, monkeypatch, capfd):
+    script(tmp_path, "python", f"test -e '{tmp_path}/library' && echo Version 1")
+    script(tmp_path, "apt-get", f"""echo "apt-get $*"; : > '{tmp_path}/library'""")
+    chrome = script(tmp_path, "chromium", "echo Chromium 150.0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert chromium.prepare() == chrome
+    assert "apt-get install -y -qq --no-install-recommends libatomic1" in capfd.readouterr().out
+
+
+def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path, monkeypatch, no_playwright):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", script(tmp_path, "python", "exit 1"))
+    with pytest.raises(SystemExit, match="libatomic1"):
+        chromium.prepare()
+    monkeypatch.setattr(sys, "executable", script(tmp_path, "python", '[ "$3" = --version ] && echo Version 1'))
+    with pytest.raises(SystemExit, match="No Chromium was found"):
+        chromium.prepare()
