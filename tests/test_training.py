@@ -1,4 +1,4 @@
-"""olmoe_space.training: a tokenizer that loses nothing, a seeded mixture, an export that stock transformers agrees with."""
+"""olmoe_space.training: a tokenizer that loses nothing, a seeded mixture, an export that stock OLMoE agrees with."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ def settings(out: Path, **changes) -> Settings:
 
 
 TEXTS = [
-    "", " ", "plain text", "  two  spaces \t\n\n and lines\r\n", "2048 + 16 = 2064", "naïve café ½", "日本語 русский العربية",
-    "👩‍👩‍👧‍👦 🏳️‍🌈", "\u202eright to left\u202c", "a\u0301\u0300", "\x00\x07\x7f", "<|user|>\nhi\n<|assistant|>\n", "\U0010ffff\ufffe",
+    "", " ", "plain text", "  two  spaces \t\n\n and lines\r\n", "2048 + 16 = 2064", "naïve café ½",
+    "日本語 русский العربية",
+    "👩‍👩‍👧‍👦 🏳️‍🌈", "\u202eright to left\u202c", "a\u0301\u0300",
+    "\x00\x07\x7f", "<|user|>\nhi\n<|assistant|>\n", "\U0010ffff\ufffe",
 ]  # fmt: skip
 
 
@@ -168,6 +170,13 @@ def test_export_is_stock_olmoe_with_the_same_logits(hub_folder: Path, tmp_path: 
         for start, end in ((0, 15), (15, 40)):
             theirs = stock(tokens[None, start:end]).logits[0]
             torch.testing.assert_close(ours[start:end], theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_read_back_are_the_weights_written(tmp_path: Path) -> None:
+    weights = dict(TrainingModel(SIZES["micro"]).state_dict())
+    export.write_weights(weights, SIZES["micro"], tmp_path, torch.float32)
+    for name, tensor in export.read_weights(tmp_path, SIZES["micro"]).items():
+        torch.testing.assert_close(tensor, weights[name], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

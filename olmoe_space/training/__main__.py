@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int)
     length.add_argument("--minutes", type=float, help="of training; the schedule ends exactly then")
     sub.add_argument("--optimizer", choices=("muon", "adamw", "compare"), default="muon")
+    sub.add_argument("--initial", type=Path, help="a folder of shards to start from, with a fresh optimizer")
     sub.add_argument("--compare-seconds", type=float, default=30)
     sub.add_argument("--lr", type=float, default=3e-3)
     sub.add_argument("--warmup-steps", type=int, default=200)
@@ -73,6 +74,7 @@ def main() -> None:
         settings = train.Settings(
             out=args.out, size=args.size, seed=args.seed, tokens_per_step=args.tokens_per_step, segments=args.segments,
             steps=args.steps, minutes=args.minutes, optimizer=args.optimizer, compare_seconds=args.compare_seconds,
+            initial=args.initial,
             schedule=Schedule(args.lr, args.warmup_steps, args.decay_share), workers=args.workers,
             log_every=args.log_every, checkpoint_seconds=args.checkpoint_seconds, compiled=args.compile,
         )  # fmt: skip

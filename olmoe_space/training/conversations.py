@@ -32,7 +32,14 @@ NAMES = (
     "Thomas Tina Toby Uma Ursula Vera Vikram Violet Walter Will Xavier Yara Yusuf Zara Zelda"
 ).split()
 
-NAME_GIVEN = ("My name is {n}.", "my name is {n}", "Hi, I am {n}.", "I'm {n}.", "Hello! My name is {n}.", "Call me {n}.")
+NAME_GIVEN = (
+    "My name is {n}.",
+    "my name is {n}",
+    "Hi, I am {n}.",
+    "I'm {n}.",
+    "Hello! My name is {n}.",
+    "Call me {n}.",
+)
 NAME_TAKEN = (
     "Nice to meet you, {n}!",
     "Hello, {n}! How can I help you?",
@@ -42,7 +49,9 @@ NAME_TAKEN = (
 NAME_ASKED = ("What is my name?", "what is my name", "What's my name?", "Do you remember my name?", "Who am I?")
 NAME_TOLD = ("Your name is {n}.", "You told me that your name is {n}.", "You are {n}.")
 
-PERSONAL = re.compile(r"\b(my|i am|i'm|who am i|call me|remember|forget|did i|have i|i told|do i|i said)\b", re.IGNORECASE)
+PERSONAL = re.compile(
+    r"\b(my|i am|i'm|who am i|call me|remember|forget|did i|have i|i told|do i|i said)\b", re.IGNORECASE
+)
 GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "ok, ", "OK. ", "Please tell me: ", "Quick question: ")
 JOIN_LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 JOIN_WEIGHTS = (0.44, 0.22, 0.14, 0.09, 0.05, 0.04, 0.02)

@@ -1,4 +1,4 @@
-"""Training weights -> a folder in the hub's format, as OLMoE's own: one tensor per expert and matrix, bfloat16 shards."""
+"""Training weights -> a folder in the hub's format, as OLMoE's: a tensor per expert and matrix, bfloat16 shards."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_weights(
         total += tensor.nbytes
     for old in folder.glob("model-*.safetensors"):
         old.unlink()
-    where = {}
+    where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
@@ -84,6 +84,35 @@ def write_config(config: ModelConfig, folder: Path, dtype: str = "bfloat16") -> 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(body, indent=2) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+
+
+def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The training weights, float32, of a folder that `write_weights` wrote."""
+    from safetensors.torch import load_file
+
+    hub: dict[str, Tensor] = {}
+    for shard in sorted(folder.glob("model-*.safetensors")):
+        hub |= {name: tensor.float() for name, tensor in load_file(shard).items()}
+    if not hub:
+        raise FileNotFoundError(f"{folder} holds no shards")
+
+    def stacked(name: str) -> Tensor:
+        """`name` of every layer: [L, ...]."""
+        return torch.stack([hub[f"model.layers.{layer}.{name}.weight"] for layer in range(config.layers)])
+
+    def experts(name: str) -> Tensor:
+        """`name` of every expert: [L, E, ...]."""
+        return torch.stack([stacked(f"mlp.experts.{expert}.{name}") for expert in range(config.experts)], 1)
+
+    return {
+        "embedding": hub["model.embed_tokens.weight"],
+        "attention": torch.stack([stacked(f"self_attn.{name}") for name in ATTENTION_NAMES], 1),
+        "gate_up": torch.stack((experts("gate_proj"), experts("up_proj")), 2),
+        "down": experts("down_proj").mT.contiguous(),
+        "router": stacked("mlp.gate"),
+        "norms": torch.stack([stacked(name) for name in NORM_NAMES], 1),
+        "final_norm": hub["model.norm.weight"],
+    }
 
 
 def copy_weights(run: Path, folder: Path) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from . import conversations, corpus as corpus_files
+from . import conversations
+from . import corpus as corpus_files
 from .conversations import Turn
 from .tokenizer import EOS_ID, MAX_POSITIONS
 
@@ -30,7 +31,10 @@ GO_ON = 0.3  # chance that a document's segment goes on with another document
 CODE_CHUNK = 4000  # characters of a source file in one document
 
 # Shares of a batch's tokens. Plain text: the judged figure is a mean over domains, not over the corpus' bytes.
-DOMAIN_SHARES = {"science": 0.26, "stories": 0.26, "web": 0.15, "math": 0.12, "dialogue": 0.09, "code": 0.12}
+DOMAIN_SHARES = {
+    "stable": {"science": 0.26, "stories": 0.26, "web": 0.15, "math": 0.12, "dialogue": 0.09, "code": 0.12},
+    "decay": {"science": 0.22, "stories": 0.22, "web": 0.19, "math": 0.15, "dialogue": 0.11, "code": 0.11},
+}
 OWN_SHARES = {
     "own:smalltalk": 0.15, "own:world": 0.15, "own:words": 0.12, "own:numbers": 0.11, "own:python": 0.08,
     "own:stories": 0.1, "own:explain": 0.08, "own:tasks": 0.07,
@@ -44,7 +48,7 @@ CHAT_SOURCE_WEIGHTS = {  # what a source's conversations count, against 1 for ea
 }  # fmt: skip
 STAGES = {  # (plain text, exchanges, chat corpus)
     "stable": (0.78, 0.14, 0.08),
-    "decay": (0.42, 0.41, 0.17),
+    "decay": (0.53, 0.34, 0.13),
 }
 
 
@@ -159,7 +163,9 @@ class Mixture:
         rng = random.Random(f"{self.seed}/{number}/{stage}")
         names = list(self.odds[stage])
         bounds = list(accumulate(self.odds[stage].values()))
-        ids, weights, lengths = [], [], []
+        ids: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
+        lengths: list[int] = []
         left = tokens
         while left:
             name = rng.choices(names, cum_weights=bounds)[0]
@@ -248,13 +254,11 @@ def load(
     seed: int,
     stdlib: Path | None = None,
     limit: int | None = None,
-    domain_shares: dict[str, float] | None = None,
     processes: int = 1,
 ) -> Mixture:
     """The whole mixture, tokenised. `limit` keeps that many documents of each source (for rehearsals and tests)."""
     text = tokenizer.to_str()
-    domain_shares = domain_shares or DOMAIN_SHARES
-    domain_jobs = [partial(load_domain, d, corpus, stdlib, text, limit) for d in domain_shares]
+    domain_jobs = [partial(load_domain, d, corpus, stdlib, text, limit) for d in corpus_files.DOMAINS]
     chat_job = partial(load_chats, corpus, text, limit)
     if processes > 1:
         with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
@@ -268,7 +272,7 @@ def load(
     exchanges = {name: Exchanges(lines, list(files.values()), encode) for name, lines in files.items()}
 
     sources: dict[str, Documents | Exchanges] = {**chats, **exchanges}
-    sources |= {f"text:{domain}": documents for domain, documents in zip(domain_shares, domains, strict=True)}
+    sources |= {f"text:{domain}": documents for domain, documents in zip(corpus_files.DOMAINS, domains, strict=True)}
     added = {name: float(len(e.lines)) for name, e in exchanges.items() if name.startswith("exchanges:")}
     exchange_weights = {name: OWN_SHARES.get(name, 0.05) for name in exchanges if name not in added}
     if added:
@@ -277,9 +281,10 @@ def load(
         added = normalised({name: min(lines, 1.33 * even) for name, lines in added.items()}, EXCHANGES_SHARE)
         exchange_weights = normalised(exchange_weights, 1 - EXCHANGES_SHARE) | added
     chat_weights = {name: CHAT_SOURCE_WEIGHTS.get(name.removeprefix("chat:"), 1.0) for name in chats}
-    domain_weights = {f"text:{domain}": share for domain, share in domain_shares.items()}
     shares = {
-        stage: normalised(domain_weights, plain) | normalised(exchange_weights, own) | normalised(chat_weights, chat)
+        stage: normalised({f"text:{d}": share for d, share in DOMAIN_SHARES[stage].items()}, plain)
+        | normalised(exchange_weights, own)
+        | normalised(chat_weights, chat)
         for stage, (plain, own, chat) in STAGES.items()
     }
     return Mixture(sources, shares, seed)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._dynamo
@@ -82,10 +83,15 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -
 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> Tensor:
     """FlashAttention over segments of different lengths (CUDA). q, k, v: [T, H, D/H] bf16."""
-    return varlen_attn(q, k, v, starts, starts, longest, longest, **VARLEN_CAUSAL)
+    return cast(Tensor, varlen_attn(q, k, v, starts, starts, longest, longest, **VARLEN_CAUSAL))
 
 
-ATTENTION = {"masked": attend_masked, "rows": attend_rows, "varlen": attend_varlen}
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+ATTENTION: dict[str, Attend] = {
+    "masked": attend_masked,
+    "rows": attend_rows,
+    "varlen": attend_varlen,
+}
 
 
 def choose_attention(device: torch.device) -> str:
@@ -98,7 +104,8 @@ def choose_attention(device: torch.device) -> str:
         results = []
         for attend in (attend_varlen, attend_masked):
             leaf = x.clone().requires_grad_()
-            out = attend(*leaf.unbind(0), starts, 256)
+            q, k, v = leaf.unbind(0)
+            out = attend(q, k, v, starts, 256)
             out.float().square().sum().backward()
             results.append((out.float(), leaf.grad.float()))  # type: ignore[union-attr]
         for ours, reference in zip(*results, strict=True):
@@ -158,11 +165,15 @@ def head_loss(x: Tensor, norm: Tensor, embedding: Tensor, targets: Tensor, weigh
 class TrainingModel(nn.Module):
     """The weights, float32, stacked over layers; computed in `dtype`."""
 
+    cos: Tensor  # [positions, D/H]
+    sin: Tensor
+
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32, attention_kind: str = "masked"):
         super().__init__()
         c = self.config = config
         self.dtype, self.attention_kind = dtype, attention_kind
-        self.block, self.head_loss = block, head_loss
+        self.block: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = block
+        self.head_loss: Callable[..., Tensor] = head_loss
 
         def normal(*shape: int, std: float) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape) * std)
@@ -178,10 +189,10 @@ class TrainingModel(nn.Module):
         half = c.hidden // c.heads // 2
         frequencies = c.rope_theta ** (-torch.arange(half).float() / half)
         angles = torch.outer(torch.arange(c.max_positions).float(), torch.cat((frequencies, frequencies)))
-        self.register_buffer("cos", angles.cos(), persistent=False)  # [positions, D/H]
+        self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile_parts(self) -> None:
         """One compiled layer, used for all of them, and the compiled head. What will not compile runs as it is."""
         torch._dynamo.config.suppress_errors = True  # with a warning on stderr
         self.block = torch.compile(block, dynamic=False)
@@ -211,7 +222,5 @@ class TrainingModel(nn.Module):
     def losses(self, tokens: Tensor, targets: Tensor, weights: Tensor, segments: Segments) -> dict[str, Tensor]:
         """`text` in nats a token, `balance` (1 when even), `router_square`, and `load` [L, E]."""
         x, balance, square, load = self.trunk(tokens, segments)
-        text = self.head_loss(
-            x, self.final_norm, self.embedding.to(self.dtype), targets, weights, self.config.norm_eps
-        )
+        text = self.head_loss(x, self.final_norm, self.embedding.to(self.dtype), targets, weights, self.config.norm_eps)
         return {"text": text, "balance": balance, "router_square": square, "load": load}

@@ -8,6 +8,7 @@ batch. Embedding, router and norms stay with AdamW.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def muon_step(parameter: Tensor, gradient: Tensor, momentum: Tensor, lr: Tensor)
 class Muon:
     """State and step for the model's matrices."""
 
-    def __init__(self, parameters: list[Tensor], compiled: bool):
+    def __init__(self, parameters: Sequence[Tensor], compiled: bool):
         self.parameters = parameters
         self.momenta = [torch.zeros_like(p) for p in parameters]
         self.update = torch.compile(muon_step, dynamic=False) if compiled else muon_step

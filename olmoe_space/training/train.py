@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .export import write_weights
+from .export import read_weights, write_weights
 from .mixture import Batch, Feeder, Mixture
 from .model import SIZES, Segments, TrainingModel, choose_attention
 from .optimizer import Optimizer
@@ -39,6 +39,7 @@ class Settings:
     minutes: float | None = None  # ... or in minutes of training
     optimizer: str = "muon"  # muon, adamw, or "compare": both for compare_seconds, then on with the better
     compare_seconds: float = 30.0
+    initial: Path | None = None  # shards to start from, with a fresh optimizer
     schedule: Schedule = Schedule()
     workers: int = 0
     log_every: int = 50  # steps
@@ -53,7 +54,9 @@ def say(text: str) -> None:
 class Run:
     """A model, its optimizer and how far they have come."""
 
-    def __init__(self, settings: Settings, kind: str, device: torch.device, attention: str, initial: dict | None = None):
+    def __init__(
+        self, settings: Settings, kind: str, device: torch.device, attention: str, initial: dict | None = None
+    ):
         torch.manual_seed(settings.seed)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.settings, self.device, self.kind = settings, device, kind
@@ -61,7 +64,7 @@ class Run:
         if initial:
             self.model.load_state_dict(initial)
         if settings.compiled:
-            self.model.compile()
+            self.model.compile_parts()
         self.optimizer = Optimizer(self.model, kind, settings.compiled)
         self.step, self.seconds, self.tokens = 0, 0.0, 0
 
@@ -206,12 +209,13 @@ def train(settings: Settings, mixture: Mixture) -> dict[str, Any]:
             run, outcome = compare(settings, device, attention, mixture, feeder, log)
             notes.write_text(json.dumps(outcome))
         else:
-            run = Run(settings, settings.optimizer, device, attention)
+            initial = read_weights(settings.initial, SIZES[settings.size]) if settings.initial else None
+            run = Run(settings, settings.optimizer, device, attention, initial)
         run.train(feeder, lambda r: r.progress() >= 1, log)
         run.save()
     feeder.close()
     result = {
-        "settings": {k: v for k, v in asdict(settings).items() if k != "out"}, "optimizer": run.kind,
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("out", "initial")}, "optimizer": run.kind,
         "comparison": json.loads(notes.read_text()) if notes.exists() else None, "steps": run.step,
         "seconds": round(run.seconds, 1), "tokens": run.tokens, "attention": attention,
         "hardware": f"one {torch.cuda.get_device_name()}" if device.type == "cuda" else "CPU",
