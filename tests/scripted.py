@@ -24,7 +24,7 @@ INFO = ModelInfo(name="olmoe-tiny", num_layers=LAYERS, num_experts=EXPERTS, defa
                  total_params=31_700_000, dtype="float32", device="CPU", backend="PyTorch", has_chat_template=True,
                  notice="No CUDA device was found: {{7*7}} <i>so</i> the small model is served.")
 HOSTILE = "<script>window.hacked=1</script> <b>bold</b> {{7*7}} ${alert(1)} &lt;i&gt; <!-- gone? -->"
-REPLIES = {"hostile": HOSTILE, "code": "def f(x):\n    return x < 2 and x<b", "long": "on and " * 200,
+REPLIES = {"hostile": HOSTILE, "code": "def f(x):\n    return x < 2 and x<b", "long": "on and " * 110,
            "break": "It began well " * 20, "silent": ""}
 
 

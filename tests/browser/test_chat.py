@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from olmoe_space.trace import load_npz
 from olmoe_space.ui.chat import EXAMPLES
@@ -22,6 +22,13 @@ pytestmark = pytest.mark.browser
 def server() -> Iterator[ScriptedServer]:
     with serve_scripted() as running:
         yield running
+
+
+@pytest.fixture
+def slow(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The server at five tokens a second: on a busy machine, too, a long reply is still running when it is stopped."""
+    monkeypatch.setattr(server.model, "s_per_token", 0.2)
+    return server
 
 
 class Visitor:
@@ -81,30 +88,30 @@ def test_a_question_is_answered_as_it_streams(visitor: Visitor, server: Scripted
                                    arg=short)
     visitor.wait()
     expect(visitor.notes).to_have_text([re.compile(r"^k 8 · \d+ tok/s · \d\.\d s to first token · mass \.\d\d$")])
-    expect(visitor.page.locator("#reply-summary")).to_contain_text("seed 7 · 4 prompt + 200 new tokens · raw weights")
+    expect(visitor.page.locator("#reply-summary")).to_contain_text("seed 7 · 4 prompt + 193 new tokens · raw weights")
 
 
-def test_stop_halts_the_computation(visitor: Visitor, server: ScriptedServer) -> None:
+def test_stop_halts_the_computation(visitor: Visitor, slow: ScriptedServer) -> None:
     visitor.ask("A long one")
     expect(visitor.replies.first).to_contain_text("on and")
-    assert server.model.running == 1
+    assert slow.model.running == 1
     visitor.stop_button.click()
     expect(visitor.send_button).to_be_visible()
-    assert server.model.running == 0
+    assert slow.model.running == 0
     expect(visitor.notes.last).to_contain_text("· stopped")
     expect(visitor.questions).to_have_count(1)
     text = visitor.replies.first.inner_text()
     visitor.page.wait_for_timeout(300)
-    assert visitor.replies.first.inner_text() == text and len(text) < 700
+    assert visitor.replies.first.inner_text() == text and len(text) < 500
 
 
-def test_closing_the_page_halts_the_computation(open_page: Callable[..., Page], server: ScriptedServer) -> None:
+def test_closing_the_page_halts_the_computation(open_page: Callable[..., Page], slow: ScriptedServer) -> None:
     leaving = Visitor(open_page())
     leaving.ask("A long one")
     expect(leaving.replies.first).to_contain_text("on and")
     leaving.page.close()
     for _ in range(50):
-        if server.model.running == 0:
+        if slow.model.running == 0:
             return
         Visitor(open_page()).page.wait_for_timeout(100)
     raise AssertionError("the computation went on")
@@ -156,7 +163,7 @@ def test_undo_gives_the_question_back(visitor: Visitor) -> None:
     expect(visitor.box).to_have_value("Two <b>")
 
 
-def test_clear_while_a_reply_streams(visitor: Visitor, server: ScriptedServer) -> None:
+def test_clear_while_a_reply_streams(visitor: Visitor, slow: ScriptedServer) -> None:
     visitor.ask("A long one")
     expect(visitor.replies.first).to_contain_text("on and")
     visitor.page.locator("#chat").get_by_role("button", name="Clear").click()
@@ -164,9 +171,9 @@ def test_clear_while_a_reply_streams(visitor: Visitor, server: ScriptedServer) -
     expect(visitor.send_button).to_be_visible()
     visitor.page.wait_for_timeout(500)
     expect(visitor.questions).to_have_count(0)
-    assert server.model.running == 0
+    assert slow.model.running == 0
     visitor.ask_and_wait("Again")
-    assert [m.content for m in server.model.asked[-1].messages] == ["Again"]
+    assert [m.content for m in slow.model.asked[-1].messages] == ["Again"]
 
 
 def test_an_example_is_asked_at_once(visitor: Visitor, server: ScriptedServer) -> None:
@@ -305,6 +312,7 @@ def test_figure_and_trace_can_be_downloaded(visitor: Visitor, tmp_path: Path) ->
 def test_the_place_in_the_queue_is_shown(open_page: Callable[..., Page]) -> None:
     with serve_scripted(max_concurrent_chats=1) as busy:
         first, second = Visitor(open_page(busy.url)), Visitor(open_page(busy.url))
+        busy.model.s_per_token = 0.2
         first.ask("A long one")
         expect(first.replies.first).to_contain_text("on and")
         second.ask("And mine?")
@@ -312,10 +320,37 @@ def test_the_place_in_the_queue_is_shown(open_page: Callable[..., Page]) -> None
         second.stop_button.click()  # before it has begun
         expect(second.box).to_have_value("And mine?")
         expect(second.questions).to_have_count(0)
+        busy.model.s_per_token = 0.01
         first.stop_button.click()
         expect(first.send_button).to_be_visible()
         second.ask_and_wait("And mine?")
         assert [r.prompt for r in busy.model.asked] == ["A long one", "And mine?"]
+
+
+def test_a_full_queue_refuses_and_stop_still_works(open_page: Callable[..., Page], browser: Browser) -> None:
+    with serve_scripted(max_concurrent_chats=1, max_queue=1) as busy:
+        first, second = (Visitor(open_page(busy.url)) for _ in range(2))
+        refused = browser.new_page()  # not open_page: a refused request is an error in the console
+        refused.goto(busy.url)
+        third = Visitor(refused)
+        busy.model.s_per_token = 0.2
+        first.ask("A long one")
+        expect(first.replies.first).to_contain_text("on and")
+        second.ask("And mine?")
+        expect(second.page.locator("#queue-place")).to_contain_text("queue: 1/1")
+        third.ask("And mine too?")
+        expect(third.error).to_contain_text("Too many are waiting")
+        expect(refused.get_by_text("Error", exact=True).locator("visible=true")).to_have_count(0, timeout=20_000)
+        expect(third.box).to_have_value("And mine too?")
+        expect(third.questions).to_have_count(0)
+        busy.model.s_per_token = 0.01
+        first.stop_button.click()
+        expect(first.notes.last).to_contain_text("· stopped")
+        second.wait()
+        third.box.press("Enter")
+        third.wait()
+        expect(third.error).to_be_hidden()
+        refused.close()
 
 
 @pytest.mark.parametrize("width, dark", [(390, False), (390, True), (1024, False), (1440, True)])
