@@ -95,12 +95,16 @@ def watch(page: Any, url: str, problems: list[str]) -> None:
     to another host than `url`'s."""
     host = urlsplit(url).netloc
 
+    def said(message: Any) -> None:
+        if message.type == "error":
+            problems.append(f"console: {message.text}")
+
     def asked(request: Any) -> None:
         parts = urlsplit(request.url)
         if parts.scheme not in ("data", "blob", "about") and parts.netloc != host:
             problems.append(f"asked {request.url}")
 
-    page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
+    page.on("console", said)
     page.on("pageerror", lambda error: problems.append(f"thrown: {error}"))
     page.on("request", asked)
 

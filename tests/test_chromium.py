@@ -98,7 +98,8 @@ def test_what_is_missing_is_installed_in_that_order(tmp_path, monkeypatch, no_pl
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert chromium.install() == str(tmp_path / "chromium")
     said = capfd.readouterr().out
-    assert said.index("-m playwright install chromium") < said.index("apt-get install -y -qq --no-install-recommends chromium")
+    package = "apt-get install -y -qq --no-install-recommends chromium fonts-liberation"
+    assert said.index("-m playwright install chromium") < said.index(package)
 
 
 def test_where_there_is_no_package_manager_it_says_so(tmp_path, monkeypatch, no_playwright):
