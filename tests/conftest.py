@@ -85,7 +85,8 @@ def open_page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable
     When the test ends it fails if any of its pages logged an error to the console, threw one, or
     asked another host for anything.
     """
-    contexts, problems = [], []
+    contexts: list[Any] = []
+    problems: list[str] = []
 
     def new(url: str | None = None, width: int = 1280, height: int = 900, dark: bool = False, **options: Any) -> Any:
         url = url or request.getfixturevalue("server").url
