@@ -5,14 +5,15 @@ import spaces  # isort: skip  (first: it must come before anything that touches 
 import logging
 import sys
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import gradio as gr
 
 from olmoe_space.engine.engine import Engine
 from olmoe_space.engine.proof import prove
-from olmoe_space.events import Event
+from olmoe_space.lab.jobs import JOBS
 from olmoe_space.model.loader import ModelUnavailable, load
-from olmoe_space.request import GenerationRequest
 from olmoe_space.settings import from_environment
 from olmoe_space.ui.page import build_page, launch_options
 
@@ -31,26 +32,25 @@ except (ModelUnavailable, ValueError) as error:
 _proved = not settings.on_zero_gpu
 
 
-def _seconds_needed(request: GenerationRequest) -> int:
-    """GPU seconds to ask ZeroGPU for. Small on purpose: a call is refused if its claim exceeds the visitor's quota."""
-    return min(60, 10 + request.sampling.max_new_tokens // 20)
+def _seconds_needed(name: str, *arguments: Any) -> int:
+    return JOBS[name].seconds(*arguments)
 
 
 @spaces.GPU(duration=_seconds_needed)
-def generate_on_gpu(request: GenerationRequest) -> Iterator[Event]:
-    """Runs where the model's device is; on ZeroGPU that is a forked worker, out of which only gr.Error keeps its
-    message. Elsewhere the decorator does nothing."""
+def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
+    """A job of `lab.jobs`, run where the model's device is; on ZeroGPU that is a forked worker, out of which only
+    gr.Error keeps its message. Elsewhere the decorator does nothing."""
     global _proved
     try:
         if not _proved:
             prove(loaded.model)
             _proved = True  # of this worker
-        yield from engine.stream(request)
+        yield from JOBS[name].run(engine, *arguments)
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-demo = build_page(loaded.info, generate_on_gpu, settings)
+demo = build_page(loaded.info, partial(run_on_gpu, "chat"), settings, run_on_gpu)
 
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,

@@ -58,6 +58,16 @@ class Engine:
         self._lock = FairLock()
         weights_of(model)  # refuses what it does not know, before the first visitor
 
+    @property
+    def turn(self) -> FairLock:
+        """Held for each forward, so that chats and measurements take their turns."""
+        return self._lock
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a reply."""
+        return self._stop_ids
+
     def stream(self, request: GenerationRequest) -> Iterator[Event]:
         """One request -> Started, Prefilled+, Token*, Finished. Raises ValueError for what cannot be run."""
         for _, event in self.stream_together([request]):

@@ -28,11 +28,15 @@ def mix_experts(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights
 
 def _gathered(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
     """One token: bring its K experts' weights together, then two products."""
-    chosen = experts[0]
+    return weights @ expert_outputs(x, experts[0], layer, model)
+
+
+def expert_outputs(x: Tensor, chosen: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
+    """What each of the experts `chosen` int64 [K] makes of one token x [1, H], before any weight: [K, H]."""
     gate_up = layer.gate_up_proj.index_select(0, chosen)  # [K, 2I, H]
     down = layer.down_proj.index_select(0, chosen)  # [K, H, I]
     inner = _swiglu(F.linear(x, gate_up.flatten(0, 1)).view(chosen.shape[0], -1), model)
-    return weights @ _down(inner, down)
+    return _down(inner, down)
 
 
 def _all(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:

@@ -11,6 +11,7 @@ Shapes: B rows, N new tokens a row, T tokens so far, H hidden, A/G query/key hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,15 @@ from ..model.structure import LayerWeights, OlmoeWeights
 from .cache import KeyValueCache
 from .experts import mix_experts
 from .routing import RowRouting, select_experts
+from .threads import threads_for
+
+
+Watch = Callable[[str, int, Tensor], None]
+"""Told (name, layer, tensor) as a forward goes; layer -1 before the first and after the last. To read, not to change."""
+
+
+def _nobody(name: str, layer: int, value: Tensor) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,19 @@ class StepOutput:
 
 @torch.inference_mode()
 def forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, rows: list[int], routing: RowRouting,
-            all_logits: bool = False) -> StepOutput:
+            all_logits: bool = False, watch: Watch = _nobody) -> StepOutput:
     """Run token_ids [B, N] behind what the cache's `rows` hold, and add them to it.
 
-    Logits are those after each row's last token, or after every token with `all_logits`.
+    Logits are those after each row's last token, or after every token with `all_logits`. `watch` is told, a layer:
+    attention_input, queries, keys, values, attention_output, stream_between, experts_input, experts_output,
+    stream_out; and embedding and final_norm at the ends.
     """
+    with threads_for(weights, token_ids.numel()):
+        return _forward(weights, token_ids, cache, rows, routing, all_logits, watch)
+
+
+def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, rows: list[int], routing: RowRouting,
+             all_logits: bool, watch: Watch) -> StepOutput:
     new = token_ids.shape[1]
     starts = torch.tensor([cache.lengths[r] for r in rows], device=token_ids.device)
     positions = starts[:, None] + torch.arange(new, device=token_ids.device)  # [B, N]
@@ -45,19 +63,29 @@ def forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, rows
     cos, sin = weights.rotary(x, positions)
     turn = (cos.unsqueeze(1), sin.unsqueeze(1))  # [B, 1, N, D]
     mask = _mask(cache, rows, positions)
+    watch("embedding", -1, x)
     router_logits, selected, applied = [], [], []
     for i, layer in enumerate(weights.layers):
-        x = x + _attention(_rms_norm(x, layer.attention_norm, weights.norm_eps), layer, weights, turn, mask,
-                           cache, i, rows)
-        h = _rms_norm(x, layer.experts_norm, weights.norm_eps)
+        h = rms_norm(x, layer.attention_norm, weights.norm_eps)
+        watch("attention_input", i, h)
+        out = _attention(h, layer, weights, turn, mask, cache, i, rows, watch)
+        watch("attention_output", i, out)
+        x = x + out
+        watch("stream_between", i, x)
+        h = rms_norm(x, layer.experts_norm, weights.norm_eps)
+        watch("experts_input", i, h)
         logits = F.linear(h, layer.router)  # [B, N, E]
         weight, experts = select_experts(logits, routing, weights.default_k, weights.norm_topk_prob)
-        x = x + mix_experts(h.flatten(0, 1), weight.flatten(0, 1), experts.flatten(0, 1), layer, weights).view_as(x)
+        out = mix_experts(h.flatten(0, 1), weight.flatten(0, 1), experts.flatten(0, 1), layer, weights).view_as(x)
+        watch("experts_output", i, out)
+        x = x + out
+        watch("stream_out", i, x)
         router_logits.append(logits)
         selected.append(experts)
         applied.append(weight)
     cache.advance(rows, new)
-    x = _rms_norm(x if all_logits else x[:, -1:], weights.final_norm, weights.norm_eps)
+    x = rms_norm(x if all_logits else x[:, -1:], weights.final_norm, weights.norm_eps)
+    watch("final_norm", -1, x)
     return StepOutput(F.linear(x, weights.lm_head).float(), torch.stack(router_logits, 2).float(),
                       torch.stack(selected, 2).to(torch.uint8), torch.stack(applied, 2).float())
 
@@ -71,11 +99,12 @@ def _mask(cache: KeyValueCache, rows: list[int], positions: Tensor) -> Tensor | 
 
 
 def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tuple[Tensor, Tensor],
-               mask: Tensor | None, cache: KeyValueCache, index: int, rows: list[int]) -> Tensor:
+               mask: Tensor | None, cache: KeyValueCache, index: int, rows: list[int],
+               watch: Watch) -> Tensor:
     """[B, N, H] -> [B, N, H]"""
     batch, new, _ = x.shape
-    q = _rms_norm(F.linear(x, layer.q_proj, layer.q_bias), layer.q_norm, weights.norm_eps)
-    k = _rms_norm(F.linear(x, layer.k_proj, layer.k_bias), layer.k_norm, weights.norm_eps)
+    q = rms_norm(F.linear(x, layer.q_proj, layer.q_bias), layer.q_norm, weights.norm_eps)
+    k = rms_norm(F.linear(x, layer.k_proj, layer.k_bias), layer.k_norm, weights.norm_eps)
     v = F.linear(x, layer.v_proj, layer.v_bias)
     if weights.clip_qkv is not None:
         q, k, v = (t.clamp(-weights.clip_qkv, weights.clip_qkv) for t in (q, k, v))
@@ -83,6 +112,9 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
     k = _rotate(k.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2), *turn)  # [B, G, N, D]
     v = v.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2)
     k, v = cache.write(index, rows, k, v)  # [B, G, T, D]
+    watch("queries", index, q)
+    watch("keys", index, k)
+    watch("values", index, v)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=weights.num_heads != weights.num_kv_heads)
     return F.linear(out.transpose(1, 2).reshape(batch, new, -1), layer.o_proj, layer.o_bias)
 
@@ -93,7 +125,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), in float32 as the model was trained."""
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
     return weight * (x.float() * torch.rsqrt(mean_square + eps)).to(x.dtype)

@@ -15,14 +15,15 @@ from .endpoints import endpoints
 from .how_it_works import how_it_works_tab
 from .markup import as_html, count
 from .theme import theme
-from .turn import Stream
+from .turn import Job, Stream
 
 TITLE = "OLMoE Space"
 DELETE_FILES_S = (600, 3600)  # every ten minutes, downloads older than an hour are deleted
 
 
-def build_page(info: ModelInfo, stream: Stream, settings: Settings) -> gr.Blocks:
-    """The app, ready for `launch(**launch_options(settings))`."""
+def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | None = None) -> gr.Blocks:
+    """The app, ready for `launch(**launch_options(settings))`. `job(name, *arguments)` runs a measurement where the
+    model is and yields its results; without it there is the chat alone."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
         with gr.Tabs(elem_id="tabs"):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 
@@ -26,6 +27,7 @@ from .live_view import ChatTotals, LiveFrames
 log = logging.getLogger(__name__)
 
 Stream = Callable[[GenerationRequest], Iterable[Event]]
+Job = Callable[..., Iterable[Any]]
 ENDINGS = {"stop": "", "length": "ended at max new tokens", "time": "ended at the time limit"}
 
 

@@ -50,7 +50,7 @@ def request(k: int = 8, prompt: str = PROMPT, max_new_tokens: int = 24) -> Gener
 
 
 def reply(app: ModuleType, **asked) -> tuple[list[Event], list[int]]:
-    events = list(app.generate_on_gpu(request(**asked)))
+    events = list(app.run_on_gpu("chat", request(**asked)))
     return events, [event.token_id for event in events if isinstance(event, Token)]
 
 
@@ -91,7 +91,7 @@ def test_two_ks_differ_here():
 
 def test_stop_ends_the_computation_and_the_next_chat_begins_at_once(app):
     STEPS.zero_()
-    events = app.generate_on_gpu(request(max_new_tokens=400))
+    events = app.run_on_gpu("chat", request(max_new_tokens=400))
     while not isinstance(next(events), Token):
         pass
     events.close()
@@ -113,7 +113,8 @@ def test_short_replies_ask_for_less_of_the_quota(app):
     reply(app, max_new_tokens=1)
     short = float(SERVICE.queries("/schedule")[0]["durationSeconds"])
     assert short <= 20
-    assert app._seconds_needed(request(max_new_tokens=1)) < app._seconds_needed(request(max_new_tokens=1024)) <= 60
+    seconds = [app._seconds_needed("chat", request(max_new_tokens=n)) for n in (1, 1024)]
+    assert seconds[0] < seconds[1] <= 60
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,38 @@
+"""Everything that may run where the model is, by name: on ZeroGPU one function crosses to the worker, with a name and
+arguments that pickle, because warm workers are kept per function.
+
+A job is a generator function of the engine and its arguments; what it yields pickles too. `seconds` says how long it
+may take, from the same arguments: small on purpose, since a call is refused if its claim exceeds the visitor's quota.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.engine import Engine
+from ..request import GenerationRequest
+
+LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
+SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in use
+
+
+@dataclass(frozen=True)
+class Job:
+    run: Callable[..., Iterator[Any]]
+    seconds: Callable[..., int]
+
+
+def _reply_seconds(request: GenerationRequest) -> int:
+    return min(60, LOAD_S + request.sampling.max_new_tokens // SLOW_TOKENS_PER_S)
+
+
+def _replies_seconds(requests: Sequence[GenerationRequest]) -> int:
+    return max(_reply_seconds(r) for r in requests)
+
+
+JOBS: dict[str, Job] = {
+    "chat": Job(Engine.stream, _reply_seconds),
+    "compare": Job(Engine.stream_together, _replies_seconds),
+}
