@@ -1,4 +1,5 @@
-"""The shell: `python -m olmoe_space generate "…" --k 16 --seed 0 --json`, `choose "…"`, `benchmark`."""
+"""The shell: `python -m olmoe_space generate "…" --k 16 --seed 0 --json`, `choose "…"`, `dataflow "…"`,
+`benchmark`."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from .engine.engine import Engine
 from .engine.proof import prove
 from .events import Token
 from .lab.benchmark import benchmark
+from .lab.dataflow import as_json, as_text, walk
 from .model.loader import LoadedModel, ModelUnavailable, load
-from .request import ADAPTIVE
+from .request import ADAPTIVE, RoutingPolicy
 from .settings import Settings, from_environment
 from .trace import TraceRecorder
 
@@ -63,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     choose.add_argument("--k-max", default=None)
     choose.set_defaults(run=_choose)
 
+    flow = commands.add_parser("dataflow", help="one token's way through the model, every step in numbers")
+    flow.add_argument("text", help="read as it stands, without a chat's role tags")
+    flow.add_argument("--layer", type=int, default=0, help="the layer told in full; -1 is the last")
+    flow.add_argument("--token", type=int, default=-1, help="the token walked; -1 is the last")
+    flow.add_argument("--k", default=None, help="active experts; default: the model's own")
+    flow.add_argument("--weighting", default="raw", help="raw, renormalised or mass_preserving")
+    flow.add_argument("--json", action="store_true", help="print one JSON object")
+    flow.set_defaults(run=_dataflow)
+
     speed = commands.add_parser("benchmark", help="speed against stock transformers, in one run")
     speed.add_argument("--k", default="8,64", help="active experts to measure, comma-separated")
     speed.add_argument("--new-tokens", type=int, default=64, help="tokens decoded in each repeat")
@@ -101,6 +112,14 @@ def _question(args: argparse.Namespace, loaded: LoadedModel, settings: Settings)
 def _choose(args: argparse.Namespace, settings: Settings) -> int:
     info = load(settings).info
     print(json.dumps(choice_from_fields(args.message, args.k_min, args.k_max, info=info, settings=settings).as_dict()))
+    return 0
+
+
+def _dataflow(args: argparse.Namespace, settings: Settings) -> int:
+    loaded, engine = _load(settings)
+    routing = RoutingPolicy(loaded.info.default_k if args.k is None else args.k, args.weighting)
+    told = walk(engine, args.text, args.token, routing)
+    print(json.dumps(as_json(told, args.layer)) if args.json else as_text(told, args.layer))
     return 0
 
 

@@ -14,7 +14,8 @@ PACKAGE = "olmoe_space"
 FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
-PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer"}
+PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
+         "walk"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -26,11 +27,12 @@ OURS: dict[str, set[str]] = {
     "model_info": set(),
     "conversation": {"request"},
     "trace": {"events"},
+    "walk": set(),
     "ask": {"request", "settings", "adaptive", "model_info", "trace", "events"},
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "events", "conversation", "model"},
-    "lab": {"request", "events", "trace", "adaptive", "ask", "model_info", "model", "engine"},
+    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "model", "engine"},
     "plots": set(),
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
@@ -43,6 +45,7 @@ OURS: dict[str, set[str]] = {
 OTHERS: dict[str, set[str]] = {
     "events": {"numpy"},
     "trace": {"numpy"},
+    "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
     "engine": {"torch", "numpy", "tokenizers"},
     "lab": {"torch", "numpy", "transformers"},

@@ -24,9 +24,8 @@ from .experts import mix_experts
 from .routing import RowRouting, select_experts
 from .threads import threads_for
 
-
 Watch = Callable[[str, int, Tensor], None]
-"""Told (name, layer, tensor) as a forward goes; layer -1 before the first and after the last. To read, not to change."""
+"""Told (name, layer, tensor) as a forward goes; layer -1 before the first and after the last. To read only."""
 
 
 def _nobody(name: str, layer: int, value: Tensor) -> None:
@@ -99,8 +98,7 @@ def _mask(cache: KeyValueCache, rows: list[int], positions: Tensor) -> Tensor | 
 
 
 def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tuple[Tensor, Tensor],
-               mask: Tensor | None, cache: KeyValueCache, index: int, rows: list[int],
-               watch: Watch) -> Tensor:
+               mask: Tensor | None, cache: KeyValueCache, index: int, rows: list[int], watch: Watch) -> Tensor:
     """[B, N, H] -> [B, N, H]"""
     batch, new, _ = x.shape
     q = rms_norm(F.linear(x, layer.q_proj, layer.q_bias), layer.q_norm, weights.norm_eps)

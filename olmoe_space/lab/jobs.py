@@ -13,6 +13,7 @@ from typing import Any
 
 from ..engine.engine import Engine
 from ..request import GenerationRequest
+from .dataflow import inside
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
 SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in use
@@ -32,7 +33,12 @@ def _replies_seconds(requests: Sequence[GenerationRequest]) -> int:
     return max(_reply_seconds(r) for r in requests)
 
 
+def _one_forward_seconds(*_: Any) -> int:
+    return LOAD_S + 2
+
+
 JOBS: dict[str, Job] = {
     "chat": Job(Engine.stream, _reply_seconds),
     "compare": Job(Engine.stream_together, _replies_seconds),
+    "inside": Job(inside, _one_forward_seconds),
 }
