@@ -15,7 +15,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk"}
+         "walk", "comparison", "truth"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -25,6 +25,8 @@ OURS: dict[str, set[str]] = {
     "events": set(),
     "adaptive": set(),
     "model_info": set(),
+    "comparison": set(),  # what measurements hand out, as events are what the engine does
+    "truth": set(),
     "conversation": {"request"},
     "trace": {"events"},
     "walk": set(),
@@ -32,7 +34,8 @@ OURS: dict[str, set[str]] = {
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "events", "conversation", "model"},
-    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "model", "engine"},
+    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "model", "engine",
+            "comparison", "truth"},
     "plots": set(),
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
@@ -45,6 +48,8 @@ OURS: dict[str, set[str]] = {
 OTHERS: dict[str, set[str]] = {
     "events": {"numpy"},
     "trace": {"numpy"},
+    "comparison": {"numpy"},
+    "truth": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
     "engine": {"torch", "numpy", "tokenizers"},

@@ -14,6 +14,8 @@ from typing import Any
 from ..engine.engine import Engine
 from ..request import GenerationRequest
 from .dataflow import inside
+from .compare import differences
+from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
 SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in use
@@ -33,6 +35,11 @@ def _replies_seconds(requests: Sequence[GenerationRequest]) -> int:
     return max(_reply_seconds(r) for r in requests)
 
 
+def _measurement_seconds(*_: Any) -> int:
+    """Forwards over tokens that are known: seconds, however long the text."""
+    return 2 * LOAD_S
+
+
 def _one_forward_seconds(*_: Any) -> int:
     return LOAD_S + 2
 
@@ -41,4 +48,6 @@ JOBS: dict[str, Job] = {
     "chat": Job(Engine.stream, _reply_seconds),
     "compare": Job(Engine.stream_together, _replies_seconds),
     "inside": Job(inside, _one_forward_seconds),
+    "differences": Job(differences, _measurement_seconds),
+    "truth_meter": Job(truth_meter, _measurement_seconds),
 }
