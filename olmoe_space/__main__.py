@@ -1,5 +1,5 @@
-"""The shell: `python -m olmoe_space generate "…" --k 16 --seed 0 --json`, `choose "…"`, `dataflow "…"`,
-`benchmark`."""
+"""The shell: `python -m olmoe_space generate "…" --k 16 --seed 0 --json`, `choose "…"`,
+`quality --k 4,8,16,32`, `benchmark`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from .answer import final_answer
 from .ask import MODES, Question, choice_from_fields, request_from_fields
 from .engine.engine import Engine
 from .engine.proof import prove
 from .events import Token
-from .lab.benchmark import benchmark
+from .lab.benchmark import benchmark, hardware
 from .lab.dataflow import as_json, as_text, walk
+from .lab.quality import HELD_OUT, as_rows, as_table, quality, read_texts, speeds
 from .model.loader import LoadedModel, ModelUnavailable, load
 from .request import ADAPTIVE, RoutingPolicy
 from .settings import Settings, from_environment
 from .trace import TraceRecorder
+from .truth import Score, verdict
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--json", action="store_true", help="print one JSON object")
     flow.set_defaults(run=_dataflow)
 
+    costs = commands.add_parser("quality", help="what each k costs on a set of texts, in nats a token and in speed")
+    costs.add_argument("--k", default="4,8,16,32", help="active experts to measure, comma-separated")
+    costs.add_argument("--weighting", default="raw", help="raw, renormalised or mass_preserving; several with commas")
+    costs.add_argument("--text", action="append", metavar="FILE", type=Path,
+                       help='JSONL with "text" in each line, or a plain text; may be repeated; default: eight short '
+                            "texts written for this")
+    costs.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    costs.set_defaults(run=_quality)
+
     speed = commands.add_parser("benchmark", help="speed against stock transformers, in one run")
     speed.add_argument("--k", default="8,64", help="active experts to measure, comma-separated")
     speed.add_argument("--new-tokens", type=int, default=64, help="tokens decoded in each repeat")
@@ -128,6 +140,39 @@ def _benchmark(args: argparse.Namespace, settings: Settings) -> int:
     ks = [int(k) for k in args.k.split(",")]
     print(json.dumps(benchmark(loaded.model, loaded.tokenizer, loaded.info, ks, args.new_tokens, args.repeats)))
     return 0
+
+
+def _quality(args: argparse.Namespace, settings: Settings) -> int:
+    """Interrupted, it prints what it has, with the speed left out if it was not reached, and ends with 130."""
+    texts = read_texts(args.text or [HELD_OUT])
+    policies = [RoutingPolicy(k, weighting) for weighting in args.weighting.split(",") for k in args.k.split(",")]
+    ks = [int(p.num_experts_per_tok) for p in policies]
+    loaded, engine = _load(settings)
+    if max(ks) > loaded.info.num_experts:
+        raise ValueError(f"Active experts (k) must be from 1 to {loaded.info.num_experts}; got {max(ks)}.")
+    done, scores, measured, interrupted = 0, list[Score](), [], False
+    try:
+        for done, scores in quality(engine, texts, ks, list(dict.fromkeys(p.weighting for p in policies))):
+            print(f"\r{done} of {len(texts)} texts, {len(scores[0].nll):,} tokens", end="", file=sys.stderr, flush=True)
+        if scores:
+            measured = speeds(engine, scores, max(texts, key=len))
+    except KeyboardInterrupt:
+        interrupted = True
+    print(f"\r{'stopped after ' if interrupted else ''}{done} of {len(texts)} texts" + " " * 20, file=sys.stderr)
+    if not scores:
+        raise ValueError("The texts have no token that stands behind another; there is nothing to measure.")
+    own = scores[0]
+    if args.json:
+        print(json.dumps({"model": loaded.info.name, "dtype": loaded.info.dtype, "hardware": hardware(loaded.info),
+                          "texts": done, "of_texts": len(texts), "own_k": own.num_experts_per_tok,
+                          "settings": as_rows(scores, measured)}))
+    else:
+        print(as_table(scores, measured))
+        rate = {s.num_experts_per_tok: s.tokens_per_s for s in measured}
+        for score in scores[1:]:
+            print(verdict(score, own, rate.get(score.num_experts_per_tok), rate.get(own.num_experts_per_tok),
+                          "these texts"))
+    return 130 if interrupted else 0
 
 
 def _load(settings: Settings) -> tuple[LoadedModel, Engine]:
