@@ -141,7 +141,7 @@ function drawWhy(box, choice) {
     line.append(node("span", "", "Technical terms found"));
     for (const term of terms.slice(0, 24)) {
       const chip = node("span", "lv-term", visible(String(term.term ?? ""), false));
-      if (term.field) chip.append(" ", node("small", "", String(term.field)));
+      if (term.field) chip.append(" ", node("small", "", String(term.field).replaceAll("_", " ")));
       line.append(chip);
     }
     if (terms.length > 24) line.append(node("span", "", `and ${terms.length - 24} more`));

@@ -32,7 +32,7 @@ EXAMPLES = (
     "Explain machine learning:",
     "Why is the sky blue?",
     "Write a Python function that checks whether a number is prime.",
-    "Tell me a story about a fox with a bell on its tail.",
+    "Tell me a short story about a lost key.",
 )
 UNREACHED = "Too many are waiting just now, or the connection broke. Nothing is lost: try again in a moment."
 BUSY = "A reply is still being written. Wait for it, or stop it first."
