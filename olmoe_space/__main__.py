@@ -1,5 +1,5 @@
 """The shell: `python -m olmoe_space generate "…" --k 16 --seed 0 --json`, `choose "…"`,
-`quality --k 4,8,16,32`, `benchmark`."""
+`dataflow "…"`, `quality --k 4,8,16,32`, `benchmark`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import matplotlib
 import numpy as np
@@ -152,6 +154,60 @@ def routing_summary(mass: np.ndarray, entropy: np.ndarray, *, model: str, num_ex
         plot.set_xticks(_steps(len(layers), 16))
         plot.set_xlabel("layer")
         plot.set_title(label, loc="left", size=9.5, color=look.text, parse_math=False)
+        plot.grid(axis="y", color=look.line, linewidth=0.7)
+        plot.set_axisbelow(True)
+        _plain(plot, look)
+        for name, side in plot.spines.items():
+            side.set_visible(name == "bottom")
+            side.set_color(look.line)
+    return figure
+
+
+def quality_curves(curves: Mapping[str, Sequence[tuple[int, float]]], speeds: Mapping[int, float], own_k: int, *,
+                   model: str, num_tokens: int, what: str = "the reply", hardware: str = "",
+                   dark: bool = False) -> Figure:
+    """What a text costs: nats a token against k, and against the measured speed.
+
+    curves: name of a weighting -> (k, mean negative log-likelihood in nats a token), ascending; the first is the
+    model's own rule and the one drawn against speed. speeds: k -> tokens a second. Lower costs less.
+    """
+    drawn = {name: points for name, points in curves.items() if points}
+    if not drawn:
+        raise ValueError("quality curves need at least one measured setting")
+    look = theme(dark)
+    figure = _figure(10, 4.0, look)
+    _title(figure, f"{model}: what k costs on this text",
+           f"{_count(num_tokens, 'token')} of {what} · own k = {own_k} · {hardware} · "
+           f"{datetime.now(UTC).date().isoformat()}", look)
+    colours = (look.accent, "#ffb070" if dark else "#b4530a", look.muted)
+    left = figure.add_axes((0.065, 0.145, 0.42, 0.62), facecolor=look.surface)
+    right = figure.add_axes((0.565, 0.145, 0.42, 0.62), facecolor=look.surface)
+    for (name, points), colour, marker in zip(drawn.items(), colours, "os^", strict=False):
+        ks, nats = zip(*points, strict=True)
+        left.plot(ks, nats, color=colour, marker=marker, markersize=4.5, linewidth=1.7, label=name)
+    all_ks = sorted({k for points in drawn.values() for k, _ in points})
+    left.set_xscale("log", base=2)
+    left.set_xticks(all_ks, labels=[str(k) for k in all_ks])
+    left.minorticks_off()
+    left.set_xlabel("active experts (k)")
+    left.axvline(own_k, color=look.muted, linewidth=1, linestyle=(0, (4, 3)), zorder=0.5)
+    legend = left.legend(frameon=False, fontsize=8.5, loc="upper right")
+    for text in legend.get_texts():
+        text.set_color(look.text)
+    timed = sorted((speeds[k], cost, k) for k, cost in next(iter(drawn.values())) if k in speeds)
+    if timed:
+        right.plot([t[0] for t in timed], [t[1] for t in timed], color=look.accent, marker="o", markersize=4.5,
+                   linewidth=0)
+        for rate, cost, k in timed:
+            right.annotate(f"k={k}", (rate, cost), (4, 5), textcoords="offset points", size=8, color=look.text)
+        right.margins(x=0.12, y=0.14)
+    else:
+        right.text(0.5, 0.5, "speed was not measured", transform=right.transAxes, ha="center", color=look.muted, size=9)
+        right.set_xticks([])
+        right.set_yticks([])
+    right.set_xlabel(f"decode speed alone, {next(iter(drawn))} (tokens/s)")
+    for plot, title in ((left, "nats a token against k"), (right, "nats a token against speed")):
+        plot.set_title(title, loc="left", size=9.5, color=look.text, parse_math=False)
         plot.grid(axis="y", color=look.line, linewidth=0.7)
         plot.set_axisbelow(True)
         _plain(plot, look)

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..engine.engine import Engine
 from ..request import GenerationRequest
-from .dataflow import inside
 from .compare import differences
+from .dataflow import inside
 from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU

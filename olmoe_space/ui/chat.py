@@ -40,7 +40,8 @@ Updates = dict[Any, Any]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
+def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.State, gr.Row]:
+    """The chat; returns its turn and the row that is shown under a reply, for what other tabs can do with it."""
     with gr.Row(elem_id="columns", equal_height=False):
         with gr.Column(elem_id="conversation", min_width=320):
             chatbot = gr.Chatbot(
@@ -176,6 +177,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats,
         api_visibility="private", show_progress="minimal", show_progress_on=[queue_place])
     replied.failure(unreached, [turn_state, box], everything, **at_once)
+    return turn_state, files
 
 
 def _welcome(info: ModelInfo) -> str:

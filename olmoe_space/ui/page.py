@@ -10,9 +10,11 @@ from gradio.utils import get_space
 from ..model_info import ModelInfo
 from ..settings import Settings
 from .assets import FOLDER
-from .chat import chat_tab
+from .chat import MODEL_QUEUE, chat_tab
+from .compare import compare_tab
 from .endpoints import endpoints
 from .how_it_works import how_it_works_tab
+from .inside import inside_tab
 from .markup import as_html, count
 from .theme import theme
 from .turn import Job, Stream
@@ -26,9 +28,15 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
     model is and yields its results; without it there is the chat alone."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Chat", id="chat-tab"):
-                chat_tab(info, stream, settings)
+                turn_state, after_reply = chat_tab(info, stream, settings)
+            if job is not None:
+                with gr.Tab("Compare", id="compare-tab"):
+                    compare_tab(info, job, settings, tabs, turn_state, after_reply)
+            if job is not None:
+                with gr.Tab("Inside a token", id="inside-tab"):
+                    inside_tab(info, job, settings, MODEL_QUEUE)
             with gr.Tab("How it works", id="how-it-works-tab"):
                 how_it_works_tab(info)
         endpoints(info, stream, settings)

@@ -1,0 +1,275 @@
+"""The tab Compare: one prompt under up to four settings, where the replies part, and the truth meter below.
+
+What runs is a `Comparison` or a `Measurement` in the visitor's own state; putting a new one there, and nothing else,
+starts it, and Stop sets its flag. Nothing here is shared between visitors.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from matplotlib.figure import Figure
+
+from ..ask import FIXED, Question, given_seed, request_from_fields
+from ..model_info import ModelInfo
+from ..plots import to_png, to_svg
+from ..request import ADAPTIVE, Message, whole_number
+from ..settings import Settings
+from .assets import read
+from .chat import MODEL_QUEUE
+from .comparing import Comparison
+from .controls import WEIGHTINGS
+from .measuring import Measurement, Text, text_of_columns
+from .plain_text import plain_text
+from .turn import Job, Turn
+
+START_KS = (8, 16, 32, 64)
+OFF = "off"
+START_PROMPT = "Tell me a story about a fox with a bell on its tail."
+START_TOKENS = 64
+KEEP_S = 1800  # seconds a comparison is kept: it holds the replies and their measurements
+NO_REPLY = "There is no reply yet. Send a message first, or run a comparison."
+HEAD = ('<div class="truth-head"><h2>Truth meter</h2><p>The same text, fed to the model at every k and weighting: '
+        "what each token costs in nats (−ln of its probability), against the model’s own k.</p></div>")
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A reply of the chat brought here: the conversation it answered, and itself."""
+
+    messages: tuple[Message, ...]
+    prompt: str
+    text: Text
+
+
+def opened_from(turn: Turn | None) -> Opened:
+    """Raises gr.Error if the reply is not kept any more."""
+    trace = turn.trace() if turn is not None else None
+    if turn is None or trace is None or trace.num_tokens == trace.prompt_tokens:
+        raise gr.Error(NO_REPLY, print_exception=False)
+    at, ids = trace.prompt_tokens, tuple(trace.token_ids.tolist())
+    request = turn.question.request
+    text = Text(f"the chat's reply at k={trace.num_experts_per_tok}", ids[:at], ids[at:], trace.texts[at:])
+    return Opened(request.messages, request.prompt, text)
+
+
+def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[tuple[Any, Any]], info: ModelInfo,
+                          settings: Settings, **sampling: Any) -> list[Question]:
+    """The prompt under each setting (k or "adaptive" or "off", weighting), with one seed. Raises ValueError."""
+    seed = given_seed(sampling.pop("seed", None))
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    questions = []
+    for k, weighting in settings_of:
+        name = str(k if k is not None else OFF).strip().lower()
+        if name in ("", OFF):
+            continue
+        adaptive = name == ADAPTIVE
+        question = request_from_fields(
+            prompt, info=info, settings=settings, mode=ADAPTIVE if adaptive else FIXED, weighting=weighting, seed=seed,
+            num_experts_per_tok=None if adaptive else whole_number(name, "Active experts (k)", 1, info.num_experts),
+            **sampling)
+        if opened is not None and question.request.prompt == opened.prompt:
+            question = replace(question, request=replace(question.request, messages=opened.messages))
+        questions.append(question)
+    if not questions:
+        raise ValueError("Every setting is off. Choose a k for at least one of them.")
+    return questions
+
+
+def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, turn_state: gr.State,
+                after_reply: gr.Row) -> None:
+    """after_reply: the row under a chat's reply, which gets the button that opens it here."""
+    running, opened_state = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
+    with gr.Row(elem_id="compare-compose", equal_height=True):
+        prompt = gr.Textbox(START_PROMPT, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=6, scale=1)
+        run = gr.Button("Run", variant="primary", elem_id="compare-run", scale=0, min_width=76)
+        stop = gr.Button("Stop", variant="stop", elem_id="compare-stop", scale=0, min_width=76, visible=False)
+    error = plain_text("compare-error", "alert")
+    choices = _setting_fields(info)
+    sampling = _sampling_fields(settings)
+    view = _view("columns", "compare-view")
+    with gr.Column(elem_id="truth"):
+        truth = _Truth(info, job, settings, running, opened_state)
+
+    def start(typed: str, opened: Opened | None, before: Comparison | None, *values: Any) -> Updates:
+        if before is not None:
+            before.stop()
+        pairs = list(zip(values[:len(choices):2], values[1:len(choices):2], strict=True))
+        fields = dict(zip(sampling, values[len(choices):], strict=True))
+        try:
+            questions = questions_from_fields(typed, opened, pairs, info, settings, **fields)
+        except ValueError as refused:
+            return {error: str(refused)}
+        return {error: "", running: Comparison(questions, info, settings.live_updates_per_s), **_busy(run, stop, True)}
+
+    def compute(comparison: Comparison | None, opened: Opened | None) -> Iterator[Updates]:
+        if comparison is None or comparison.state != "waiting":
+            yield {error: gr.skip()}
+            return
+        with closing(comparison.run(job)) as values:
+            for value in values:
+                yield {view: value}
+        yield {error: comparison.refusal, **_busy(run, stop, False), **truth.choices(comparison, opened)}
+
+    def halt(comparison: Comparison | None) -> Updates:
+        if comparison is None or comparison.state == "done":
+            return _busy(run, stop, False)
+        waiting = comparison.state == "waiting"
+        comparison.stop()
+        return _busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
+
+    everything = [error, running, run, stop, view, truth.source]
+    gr.on([prompt.submit, run.click], start, [prompt, opened_state, running, *choices, *sampling.values()],
+          [error, running, run, stop], concurrency_limit=None, **_PRIVATE)
+    running.change(compute, [running, opened_state], [c for c in everything if c is not running],
+                   concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+    stop.click(halt, running, [run, stop], **_AT_ONCE)
+
+    with after_reply:
+        button = gr.Button("Open in Compare", size="sm", elem_id="open-in-compare", scale=0, min_width=120)
+
+    def open_here(turn: Turn | None, comparison: Comparison | None) -> Updates:
+        opened = opened_from(turn)
+        assert turn is not None
+        drawn, started = turn.question.request.sampling, turn.recorder.started
+        values = {"temperature": drawn.temperature, "top_p": drawn.top_p, "max_new_tokens": drawn.max_new_tokens,
+                  "seed": str(started.seed) if started else ""}
+        return {tabs: gr.Tabs(selected="compare-tab"), prompt: opened.prompt, opened_state: opened, error: "",
+                **{sampling[name]: value for name, value in values.items()},
+                **truth.choices(comparison, opened, opened.text.name)}
+
+    button.click(open_here, [turn_state, running],
+                 [tabs, prompt, opened_state, error, truth.source, *sampling.values()], **_AT_ONCE)
+
+
+def _setting_fields(info: ModelInfo) -> list[gr.Dropdown]:
+    """k and weighting of each setting in turn."""
+    ks = list(dict.fromkeys(min(k, info.num_experts) for k in START_KS))
+    offered = [OFF, ADAPTIVE, *(str(2**i) for i in range(7) if 2**i <= info.num_experts)]
+    fields: list[gr.Dropdown] = []
+    with gr.Row(elem_id="compare-settings"):
+        for i in range(len(START_KS)):
+            with gr.Row(elem_classes=["cmp-setting"]):
+                k = gr.Dropdown(offered, value=str(ks[i]) if i < len(ks) else OFF, allow_custom_value=True,
+                                label=f"Setting {i + 1}: k", min_width=90, elem_id=f"compare-k-{i + 1}")
+                weighting = gr.Dropdown(WEIGHTINGS, value="raw", label="weights", min_width=110,
+                                        elem_id=f"compare-weighting-{i + 1}")
+            fields += [k, weighting]
+    return fields
+
+
+def _sampling_fields(settings: Settings) -> dict[str, Any]:
+    with gr.Accordion("Sampling, the same for all", open=False, elem_id="compare-sampling"), gr.Row():
+        return {
+            "temperature": gr.Number(0, label="Temperature", info="0 is greedy", step=0.1, min_width=110),
+            "top_p": gr.Number(1, label="Top-p", info="above 0, at most 1", step=0.05, min_width=110),
+            "max_new_tokens": gr.Number(START_TOKENS, label="Max new tokens", min_width=110,
+                                        info=f"at most {settings.max_new_tokens:,}", elem_id="compare-tokens"),
+            "seed": gr.Textbox("0", label="Seed", info="blank: a fresh one", max_lines=1, min_width=110),
+        }
+
+
+class _Truth:
+    """The truth meter's part of the tab."""
+
+    def __init__(self, info: ModelInfo, job: Job, settings: Settings, comparison: gr.State, opened: gr.State) -> None:
+        gr.HTML(html_template=HEAD, container=False, padding=False)
+        with gr.Row(elem_id="truth-compose", equal_height=True):
+            self.source = gr.Dropdown([], label="Text", elem_id="truth-source", scale=1, min_width=200)
+            run = gr.Button("Measure", variant="primary", elem_id="truth-run", scale=0, min_width=96)
+            stop = gr.Button("Stop", variant="stop", elem_id="truth-stop", scale=0, min_width=96, visible=False)
+        error = plain_text("truth-error", "alert")
+        view = _view("truth", "truth-view")
+        plot = gr.Plot(show_label=False, container=False, elem_id="truth-plot", visible=False)
+        files, buttons, made = _files()
+        is_dark = gr.Checkbox(visible=False)
+        measuring = gr.State(None, time_to_live=KEEP_S)
+
+        def start(name: str | None, past: Comparison | None, brought: Opened | None,
+                  before: Measurement | None) -> Updates:
+            if before is not None:
+                before.stop()
+            text = next((t for t in _texts(past, brought) if t.name == name), None)
+            if text is None:
+                return {error: NO_REPLY}
+            return {error: "", measuring: Measurement(text, info), plot: gr.update(visible=False),
+                    files: gr.update(visible=False), **_busy(run, stop, True)}
+
+        def compute(measurement: Measurement | None, dark: bool) -> Iterator[Updates]:
+            if measurement is None or measurement.state != "waiting":
+                yield {error: gr.skip()}
+                return
+            with closing(measurement.run(job)) as values:
+                for value in values:
+                    yield {view: value}
+            shown = bool(measurement.scores)
+            yield {error: measurement.refusal, files: gr.update(visible=shown), **_busy(run, stop, False),
+                   plot: gr.update(value=measurement.figure(dark) if shown else None, visible=shown)}
+
+        def halt(measurement: Measurement | None) -> Updates:
+            if measurement is not None:
+                measurement.stop()
+            return _busy(run, stop, False)
+
+        run.click(start, [self.source, comparison, opened, measuring], [error, measuring, plot, files, run, stop],
+                  concurrency_limit=None, **_PRIVATE)
+        measuring.change(compute, [measuring, is_dark], [error, view, plot, files, run, stop],
+                         js="(measuring) => [measuring, document.body.classList.contains('dark')]",
+                         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+        stop.click(halt, measuring, [run, stop], **_AT_ONCE)
+        for kind, button in buttons:
+            button.click(_maker(kind, made), measuring, made, concurrency_id="figures", concurrency_limit=1,
+                         **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)
+
+    def choices(self, comparison: Comparison | None, opened: Opened | None, chosen: str | None = None) -> Updates:
+        """The texts that can be measured now; `chosen`, or the comparison's first."""
+        names = [text.name for text in _texts(comparison, opened)]
+        return {self.source: gr.update(choices=names, value=chosen or (names[0] if names else None))}
+
+
+def _texts(comparison: Comparison | None, opened: Opened | None) -> list[Text]:
+    return [*(text_of_columns(comparison.columns) if comparison else []), *([opened.text] if opened else [])]
+
+
+def _files() -> tuple[gr.Row, list[tuple[str, gr.Button]], gr.File]:
+    with gr.Row(elem_id="truth-files", visible=False) as row:
+        gr.HTML(html_template='<span class="downloads-label">Figure</span>', container=False, padding=False,
+                elem_classes=["shrink"])
+        buttons = [(kind, gr.Button(kind, size="sm", elem_id=f"truth-{kind.lower()}", scale=0, min_width=52))
+                   for kind in ("PNG", "SVG")]
+    return row, buttons, gr.File(visible="hidden", elem_id="truth-file")
+
+
+def _maker(kind: str, made: gr.File) -> Any:
+    def make(measurement: Measurement | None) -> str:
+        if measurement is None or not measurement.scores:
+            raise gr.Error("There is nothing to download: the measurement is no longer kept.", print_exception=False)
+        figure: Figure = measurement.figure()
+        folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
+        folder.mkdir(mode=0o700, parents=True)
+        path = folder / f"olmoe-quality.{kind.lower()}"
+        path.write_bytes(to_png(figure) if kind == "PNG" else to_svg(figure))
+        return str(path)
+
+    return make
+
+
+def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
+    return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
+
+
+def _view(name: str, elem_id: str) -> gr.HTML:
+    """A view drawn by its script from values that no template refers to; the style comes with the first."""
+    style = f"<style>{read('compare/compare.css')}</style>" if name == "columns" else ""
+    return gr.HTML("", elem_id=elem_id, html_template=read(f"compare/{name}.html"), head=style,
+                   js_on_load=f'"use strict";\n{read(f"compare/{name}.js")}', apply_default_css=False,
+                   container=False, padding=False)
