@@ -86,7 +86,7 @@ class Choice:
 def choose(prompt: str, k_min: int = 4, k_max: int = 16) -> Choice:
     """The number of active experts for a prompt, by its length, its terms and its form.
 
-    Reads at most the first 4,500 and the last 1,500 characters (its words; form from the first 800 and the
+    Reads at most the first 1,500 and the last 700 characters (its words; form from the first 800 and the
     last 300), so the time is bounded. Any str is accepted; a prompt without words gets k_min.
     """
     _check_bounds(k_min, k_max)

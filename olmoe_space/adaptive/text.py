@@ -6,8 +6,8 @@ Reads at most HEAD + TAIL characters, so a megabyte costs what a few pages cost.
 import re
 from dataclasses import dataclass
 
-HEAD = 4_500  # characters read from the start: about 800 words
-TAIL = 1_500  # characters read from the end of a longer prompt, where the question often stands
+HEAD = 1_500  # characters read from the start: about 260 words
+TAIL = 700  # characters read from the end of a longer prompt, where the question often stands
 SAMPLE_HEAD, SAMPLE_TAIL = 800, 300  # the part that the pattern signals read
 
 _CURLY = (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("—", " "), ("…", " "))  # one character for one
