@@ -22,7 +22,7 @@ from ..plots import to_png, to_svg
 from ..request import ADAPTIVE, Message, whole_number
 from ..settings import Settings
 from .assets import read
-from .chat import MODEL_QUEUE
+from .chat import MODEL_QUEUE, UNREACHED
 from .comparing import Comparison
 from .controls import WEIGHTINGS
 from .measuring import Measurement, Text, text_of_columns
@@ -128,10 +128,12 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         return _busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
 
     everything = [error, running, run, stop, view, truth.source]
-    gr.on([prompt.submit, run.click], start, [prompt, opened_state, running, *choices, *sampling.values()],
-          [error, running, run, stop], concurrency_limit=None, **_PRIVATE)
-    running.change(compute, [running, opened_state], [c for c in everything if c is not running],
-                   concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+    asked = gr.on([prompt.submit, run.click], start, [prompt, opened_state, running, *choices, *sampling.values()],
+                  [error, running, run, stop], concurrency_limit=None, **_PRIVATE)
+    computed = running.change(compute, [running, opened_state], [c for c in everything if c is not running],
+                              concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+    for event in (asked, computed):  # the queue was full, or the connection broke
+        event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
     stop.click(halt, running, [run, stop], **_AT_ONCE)
 
     with after_reply:
@@ -220,11 +222,14 @@ class _Truth:
                 measurement.stop()
             return _busy(run, stop, False)
 
-        run.click(start, [self.source, comparison, opened, measuring], [error, measuring, plot, files, run, stop],
-                  concurrency_limit=None, **_PRIVATE)
-        measuring.change(compute, [measuring, is_dark], [error, view, plot, files, run, stop],
-                         js="(measuring) => [measuring, document.body.classList.contains('dark')]",
-                         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+        asked = run.click(start, [self.source, comparison, opened, measuring],
+                          [error, measuring, plot, files, run, stop], concurrency_limit=None, **_PRIVATE)
+        computed = measuring.change(
+            compute, [measuring, is_dark], [error, view, plot, files, run, stop],
+            js="(measuring) => [measuring, document.body.classList.contains('dark')]",
+            concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
+        for event in (asked, computed):
+            event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
         stop.click(halt, measuring, [run, stop], **_AT_ONCE)
         for kind, button in buttons:
             button.click(_maker(kind, made), measuring, made, concurrency_id="figures", concurrency_limit=1,
