@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+MAX_TOKENS = 256  # of a text that is walked: each head's weights over all of them are sent to the page
+
 
 @dataclass(frozen=True)
 class Vector:

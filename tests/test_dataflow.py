@@ -20,7 +20,6 @@ from olmoe_space.engine.engine import Engine
 from olmoe_space.engine.forward import forward
 from olmoe_space.engine.routing import row_routing
 from olmoe_space.lab.dataflow import (
-    MAX_TOKENS,
     attention_sum,
     attention_weights,
     inside,
@@ -31,7 +30,7 @@ from olmoe_space.lab.dataflow import (
 )
 from olmoe_space.model.structure import weights_of
 from olmoe_space.request import RoutingPolicy
-from olmoe_space.walk import Check, Vector, Walk
+from olmoe_space.walk import MAX_TOKENS, Check, Vector, Walk
 
 from .fakes import random_olmoe
 

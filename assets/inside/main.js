@@ -56,6 +56,14 @@ function ask(question) {
 function take() {
   if (!props.value) return;
   const value = JSON.parse(props.value);
+  if (value.open) { // a chat's reply
+    part("text").value = value.open.text;
+    part("k").value = String(value.open.k);
+    part("weighting").value = value.open.weighting;
+    showK();
+    grow();
+    return ask(value.open);
+  }
   if (value.number !== null && value.number !== state.number) return; // of an earlier page
   state.waiting = false;
   element.querySelector(".in").setAttribute("aria-busy", "false");

@@ -53,9 +53,11 @@ const STEPS = [
     say: (at) => `One matrix gives each of the ${at.s.num_experts} experts a score: the router is nothing more.`,
     show: (at) => {
       const logits = at.layer.router_logits, best = ordered(logits), chosen = new Set(at.layer.experts.map((w) => w.expert));
+      const low = Math.min(...logits); // softmax sees differences only
       return make("div", null,
-        columns(logits, { on: (i) => chosen.has(i), label: `Router logits of ${logits.length} experts`, title: (i) => `expert ${i}: ${short(logits[i])}` }),
+        columns(logits.map((x) => x - low), { on: (i) => chosen.has(i), label: `Router logits of ${logits.length} experts`, title: (i) => `expert ${i}: ${short(logits[i])}` }),
         axis(at.s.num_experts, "expert"),
+        make("p", { class: "in-quiet", text: `Bars start at the smallest logit, ${short(low)}. Lit: selected at k = ${at.walk.k}.` }),
         table(["Expert", "Logit"], best.slice(0, 5).map((e) => [String(e), short(logits[e])]), "Largest router logits"));
     },
     check: "router",
@@ -106,7 +108,8 @@ const STEPS = [
       vectors([["Stream", at.layer.stream_between], ["+ experts", at.layer.experts_output], ["= stream", at.layer.stream_out]]),
       make("h4", { text: "Length of the stream after each layer" }),
       columns(at.walk.layers.map((l) => l.stream_out.norm), { on: (i) => i === at.l, label: "Norm of the stream after each layer", title: (i) => `layer ${i}: ${short(at.walk.layers[i].stream_out.norm)}` }),
-      axis(at.s.num_layers, "layer")),
+      axis(at.s.num_layers, "layer"),
+      make("p", { class: "in-quiet", text: `From ${short(at.walk.layers[0].stream_out.norm)} after layer 0 to ${short(at.walk.layers[at.s.num_layers - 1].stream_out.norm)} after the last. In this layer attention added a vector of norm ${short(at.layer.attention_output.norm)}, the experts one of ${short(at.layer.experts_output.norm)}.` })),
     check: "residual",
   },
   {

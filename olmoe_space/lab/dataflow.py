@@ -25,9 +25,8 @@ from ..engine.forward import StepOutput, forward, rms_norm
 from ..engine.routing import row_routing
 from ..model.structure import LayerWeights, OlmoeWeights, weights_of
 from ..request import RoutingPolicy
-from ..walk import Check, ExpertWork, LayerWalk, Selection, Shape, Vector, Walk
+from ..walk import MAX_TOKENS, Check, ExpertWork, LayerWalk, Selection, Shape, Vector, Walk
 
-MAX_TOKENS = 256      # of the text: each head's weights over all of them are sent to the page
 TOP_CANDIDATES = 100  # next tokens told by their text
 OTHER_KS = (8, 16)    # what else the selection is shown at
 

@@ -22,19 +22,23 @@ import numpy as np
 from ..model_info import ModelInfo
 from ..request import RoutingPolicy, visible_message, whole_number
 from ..settings import Settings
-from ..walk import ExpertWork, LayerWalk, Vector, Walk
+from ..walk import MAX_TOKENS, ExpertWork, LayerWalk, Vector, Walk
 from .assets import read
-from .turn import Job
+from .turn import Job, Turn
 
 log = logging.getLogger(__name__)
 
 FIRST_TEXT = "Artificial intelligence is"
 UNREACHED = "Too many are waiting just now, or the connection broke. Nothing is lost: try again in a moment."
+REREAD_ROOM = 16  # tokens
+_AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 _SCRIPTS = ("live_view/words.js", "inside/numbers.js", "inside/pictures.js", "inside/steps.js", "inside/main.js")
 
 
-def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str) -> gr.HTML:
-    """queue: the concurrency_id of all that uses the model."""
+def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, tabs: gr.Tabs, turn_state: gr.State,
+               after_reply: gr.Row) -> None:
+    """queue: the concurrency_id of all that uses the model. after_reply: the row under a chat's reply, which gets
+    the button that opens it here."""
     script = "\n".join(read(name) for name in _SCRIPTS)
     view = gr.HTML(
         value="", elem_id="inside", html_template=read("inside/view.html"),  # constant: gradio leaves it alone
@@ -48,9 +52,22 @@ def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str) -> gr.
 
     asked = view.submit(walked, None, view, concurrency_id=queue, concurrency_limit=settings.max_concurrent_chats,
                         api_visibility="private", show_progress="hidden", trigger_mode="multiple")
-    asked.failure(lambda: refusal(UNREACHED), None, view, queue=False, api_visibility="private",
-                  show_progress="hidden")
-    return view
+    asked.failure(lambda: refusal(UNREACHED), None, view, **_AT_ONCE)
+    with after_reply:
+        button = gr.Button("Open Inside a token", size="sm", elem_id="open-inside", scale=0, min_width=140)
+    button.click(lambda turn: (gr.Tabs(selected="inside-tab"), opening(turn)), turn_state, [tabs, view], **_AT_ONCE)
+
+
+def opening(turn: Turn | None) -> str:
+    """The value that has the page ask for a chat's last reply: the text as the model had it, role tags and all, from
+    its beginning to as far as a walk reaches."""
+    trace = turn.trace() if turn is not None else None
+    if trace is None:
+        return refusal("There is no reply to walk through yet.")
+    # Read anew, a reply may fall into other pieces than it was written in: leave room.
+    text = "".join(trace.texts[:MAX_TOKENS - REREAD_ROOM])
+    return _ascii({"open": {"text": text, "k": trace.num_experts_per_tok, "weighting": trace.weighting, "token": -1},
+                   "number": None, "id": uuid.uuid4().hex})
 
 
 def answer(asked: Any, info: ModelInfo, job: Job, settings: Settings) -> str:

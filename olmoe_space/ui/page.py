@@ -36,7 +36,7 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
                     compare_tab(info, job, settings, tabs, turn_state, after_reply)
             if job is not None:
                 with gr.Tab("Inside a token", id="inside-tab"):
-                    inside_tab(info, job, settings, MODEL_QUEUE)
+                    inside_tab(info, job, settings, MODEL_QUEUE, tabs, turn_state, after_reply)
             with gr.Tab("How it works", id="how-it-works-tab"):
                 how_it_works_tab(info)
         endpoints(info, stream, settings)

@@ -128,3 +128,16 @@ def test_hostile_text_stays_text_and_refusals_keep_it(page: Page) -> None:
     walker.text.fill("fine")
     walker.text.press("Enter")
     expect(walker.view.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_chat_reply_opens_here(page: Page) -> None:
+    box = page.get_by_label("Message", exact=True)
+    expect(box).to_be_visible(timeout=60_000)
+    box.fill("hi")
+    box.press("Enter")
+    expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=120_000)
+    page.get_by_role("button", name="Open Inside a token").click()
+    view = page.locator("#inside")
+    expect(view.locator(".in-tokens button", has_text="hi").first).to_be_visible(timeout=30_000)
+    assert "hi" in view.get_by_label("Text", exact=True).input_value()
+    assert view.locator(".in-tokens button").count() > 8  # the question, its role tags and the reply
