@@ -24,6 +24,7 @@ from ..model_info import ModelInfo
 from .turn import Job, closing_iterator
 
 log = logging.getLogger(__name__)
+UPDATES_PER_S = 5.0  # at most: several texts are read, not watched, and each update costs all of them tokens
 WEIGHTS = {"raw": "", "renormalised": "renormalised", "mass_preserving": "mass-preserving"}
 
 
@@ -85,7 +86,7 @@ class Comparison:
         self.info, self.seed = info, questions[0].request.sampling.seed
         self.state, self.refusal, self.stopped = "waiting", "", False
         self.differences: list[Difference] = []
-        self._interval, self._due = 1 / updates_per_s, 0.0
+        self._interval, self._due = 1 / min(updates_per_s, UPDATES_PER_S), 0.0
         self._stop = threading.Event()
 
     def stop(self) -> None:
