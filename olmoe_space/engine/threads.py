@@ -10,7 +10,6 @@ import torch
 from ..model.structure import OlmoeWeights
 
 SMALL_HIDDEN = 512
-FEW_TOKENS = 16
 FEW_TOKENS = 8  # a decode step of several requests as rows of one batch
 
 
