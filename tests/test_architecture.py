@@ -34,7 +34,7 @@ OURS: dict[str, set[str]] = {
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "events", "conversation", "model"},
-    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "model", "engine",
+    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
             "comparison", "truth"},
     "plots": set(),
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables

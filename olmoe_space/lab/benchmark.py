@@ -10,12 +10,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 
+from ..conversation import encode
 from ..engine.cache import KeyValueCache
 from ..engine.engine import Engine
 from ..engine.forward import forward
@@ -35,25 +37,28 @@ def benchmark(model: Any, tokenizer: Any, info: ModelInfo, ks: Sequence[int], ne
     """Prints a table to stderr and returns the figures: tokens a second, seconds, ratios, hardware."""
     engine = Engine(model, tokenizer)
     engine._stop_ids = frozenset()  # so that every repeat decodes the same number of tokens
+    request = GenerationRequest((Message("user", "word " * (PROMPT_TOKENS - 12)),), SamplingParams(0, 1, new_tokens, 0))
+    prompt = encode(tokenizer, request.messages, info.context_length, new_tokens).token_ids
+    ids = torch.tensor([prompt], device=model.device)  # all three decode the same text, with the same experts
     rows = []
     for k in ks:
         times = in_turns({
-            "ours": partial(_ours, engine, k, new_tokens),
-            "untraced": partial(_untraced, model, k, new_tokens),
-            "stock": partial(_stock, model, k, new_tokens),
+            "ours": partial(_ours, engine, replace(request, routing=RoutingPolicy(k))),
+            "untraced": partial(_untraced, model, ids, k, new_tokens),
+            "stock": partial(_stock, model, ids, k, new_tokens),
         }, repeats, f"decode at k={k}")
         rate = {name: 1 / t for name, t in times.items()}
         rows.append({"k": k, "tokens_per_s": rate["ours"], "stock_tokens_per_s": rate["stock"],
                      "ratio": rate["ours"] / rate["stock"], "tracing_cost": 1 - rate["ours"] / rate["untraced"]})
         _say(f"decode k={k:>2}: ours {rate['ours']:.1f} tok/s, stock generate {rate['stock']:.1f}, "
              f"ratio {rows[-1]['ratio']:.2f}; events and traces cost {100 * rows[-1]['tracing_cost']:.1f} %")
-    ids = _ids(model, PREFILL_TOKENS)
-    prefill = in_turns({"ours": partial(_prefill, model, ids), "stock": partial(_stock_prefill, model, ids)},
+    long = _ids(model, PREFILL_TOKENS)
+    prefill = in_turns({"ours": partial(_prefill, model, long), "stock": partial(_stock_prefill, model, long)},
                        repeats, "prefill")
     _say(f"prefill of {PREFILL_TOKENS} tokens at k={info.default_k}: ours {1000 * prefill['ours']:.0f} ms, "
          f"stock {1000 * prefill['stock']:.0f} ms")
     return {"model": info.name, "dtype": info.dtype, "hardware": hardware(info), "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__, "prompt_tokens": PROMPT_TOKENS, "new_tokens": new_tokens, "repeats": repeats,
+            "torch": torch.__version__, "prompt_tokens": len(prompt), "new_tokens": new_tokens, "repeats": repeats,
             "decode": rows, "prefill": {"tokens": PREFILL_TOKENS, "k": info.default_k, "seconds": prefill["ours"],
                                         "stock_seconds": prefill["stock"],
                                         "ratio": prefill["stock"] / prefill["ours"]}}
@@ -79,30 +84,27 @@ def hardware(info: ModelInfo) -> str:
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
 
 
-def _ours(engine: Engine, k: int, new_tokens: int) -> float:
+def _ours(engine: Engine, request: GenerationRequest) -> float:
     """Seconds a decoded token of the engine as the page uses it: events with their traces."""
-    prompt = "word " * (PROMPT_TOKENS - 12)
-    request = GenerationRequest((Message("user", prompt),), SamplingParams(0, 1, new_tokens, 0), RoutingPolicy(k))
     *_, last = engine.stream(request)
     assert isinstance(last, Finished)
     return last.decode_s / (last.new_tokens - 1)
 
 
-def _untraced(model: Any, k: int, new_tokens: int) -> float:
+def _untraced(model: Any, ids: torch.Tensor, k: int, new_tokens: int) -> float:
     """Seconds a token of the bare loop: forward and argmax, nothing brought out."""
     weights = weights_of(model)
     routing = row_routing([RoutingPolicy(k)], weights.num_experts, weights.device)
-    cache = KeyValueCache(weights, 1, PROMPT_TOKENS + new_tokens)
-    token = forward(weights, _ids(model, PROMPT_TOKENS), cache, [0], routing).logits[0, -1].argmax()
+    cache = KeyValueCache(weights, 1, ids.shape[1] + new_tokens)
+    token = forward(weights, ids, cache, [0], routing).logits[0, -1].argmax()
     began = _now(model)
     for _ in range(new_tokens - 1):
         token = forward(weights, token.view(1, 1), cache, [0], routing).logits[0, -1].argmax()
     return (_now(model) - began) / (new_tokens - 1)
 
 
-def _stock(model: Any, k: int, new_tokens: int) -> float:
+def _stock(model: Any, ids: torch.Tensor, k: int, new_tokens: int) -> float:
     """Seconds a token of `generate`: a long run less a run of one token, which is the prefill."""
-    ids = _ids(model, PROMPT_TOKENS)
 
     def run(tokens: int) -> float:
         began = _now(model)

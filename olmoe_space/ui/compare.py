@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from matplotlib.figure import Figure
 
 from ..ask import FIXED, Question, given_seed, request_from_fields
 from ..model_info import ModelInfo
-from ..plots import to_png, to_svg
 from ..request import ADAPTIVE, Message, whole_number
 from ..settings import Settings
 from .assets import read
@@ -258,7 +256,9 @@ def _maker(kind: str, made: gr.File) -> Any:
     def make(measurement: Measurement | None) -> str:
         if measurement is None or not measurement.scores:
             raise gr.Error("There is nothing to download: the measurement is no longer kept.", print_exception=False)
-        figure: Figure = measurement.figure()
+        from ..plots import to_png, to_svg  # matplotlib takes most of a second to come
+
+        figure = measurement.figure()
         folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
         folder.mkdir(mode=0o700, parents=True)
         path = folder / f"olmoe-quality.{kind.lower()}"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from matplotlib.figure import Figure
 
 from ..model_info import ModelInfo
-from ..plots import expert_heatmap, routing_summary, to_png, to_svg
 from ..trace import RoutingTrace
 from .assets import read
 from .turn import Turn
+
+if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
+    from matplotlib.figure import Figure
 
 GONE = "There is nothing to download: the reply is no longer kept. Send the message again."
 KINDS = ("PNG", "SVG", "NPZ", "JSON")
@@ -26,20 +27,24 @@ KINDS = ("PNG", "SVG", "NPZ", "JSON")
 
 def file_of(kind: str, trace: RoutingTrace, model: str) -> bytes:
     """The trace as a file of one of KINDS."""
-    if kind == "PNG":
-        return to_png(heatmap(trace, model))
-    if kind == "SVG":
-        return to_svg(heatmap(trace, model))
+    if kind in ("PNG", "SVG"):
+        from ..plots import to_png, to_svg
+
+        return (to_png if kind == "PNG" else to_svg)(heatmap(trace, model))
     return trace.to_npz() if kind == "NPZ" else trace.to_json().encode()
 
 
 def heatmap(trace: RoutingTrace, model: str, dark: bool = False) -> Figure:
+    from ..plots import expert_heatmap
+
     return expert_heatmap(trace.expert_counts("decode"), model=model, dark=dark,
                           num_experts_per_tok=trace.num_experts_per_tok,
                           num_tokens=trace.num_tokens - trace.prompt_tokens)
 
 
 def summary(trace: RoutingTrace, model: str, dark: bool = False) -> Figure:
+    from ..plots import routing_summary
+
     return routing_summary(trace.routing_mass("decode"), trace.routing_entropy("decode"), model=model, dark=dark,
                            num_experts=trace.num_experts, num_experts_per_tok=trace.num_experts_per_tok)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from ..comparison import Speed
 from ..model_info import ModelInfo
-from ..plots import quality_curves
 from ..truth import Score, setting_name, verdict
 from .comparing import as_value, reason_of
 from .turn import Job, closing_iterator
+
+if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
+    from matplotlib.figure import Figure
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 WEIGHTINGS = ("raw", "renormalised", "mass_preserving")
@@ -94,6 +94,8 @@ class Measurement:
         """Quality against k and against speed. Raises ValueError while there is nothing to draw."""
         curves = {w.replace("_", "-"): sorted((s.num_experts_per_tok, s.mean_nll) for s in self.scores
                                               if s.weighting == w) for w in WEIGHTINGS}
+        from ..plots import quality_curves
+
         return quality_curves(curves, self.speeds, self.info.default_k, model=self.info.name, dark=dark,
                               num_tokens=len(self.text.texts), what=self.text.name,
                               hardware=f"{self.info.device}, {self.info.dtype}")
