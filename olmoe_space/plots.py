@@ -153,13 +153,7 @@ def routing_summary(mass: np.ndarray, entropy: np.ndarray, *, model: str, num_ex
         plot.set_xlim(-0.5, len(layers) - 0.5)
         plot.set_xticks(_steps(len(layers), 16))
         plot.set_xlabel("layer")
-        plot.set_title(label, loc="left", size=9.5, color=look.text, parse_math=False)
-        plot.grid(axis="y", color=look.line, linewidth=0.7)
-        plot.set_axisbelow(True)
-        _plain(plot, look)
-        for name, side in plot.spines.items():
-            side.set_visible(name == "bottom")
-            side.set_color(look.line)
+        _panel(plot, label, look)
     return figure
 
 
@@ -207,14 +201,19 @@ def quality_curves(curves: Mapping[str, Sequence[tuple[int, float]]], speeds: Ma
         right.set_yticks([])
     right.set_xlabel(f"decode speed alone, {next(iter(drawn))} (tokens/s)")
     for plot, title in ((left, "nats a token against k"), (right, "nats a token against speed")):
-        plot.set_title(title, loc="left", size=9.5, color=look.text, parse_math=False)
-        plot.grid(axis="y", color=look.line, linewidth=0.7)
-        plot.set_axisbelow(True)
-        _plain(plot, look)
-        for name, side in plot.spines.items():
-            side.set_visible(name == "bottom")
-            side.set_color(look.line)
+        _panel(plot, title, look)
     return figure
+
+
+def _panel(plot: Axes, title: str, look: Theme) -> None:
+    """The frame of a curve: its title on the left, level lines, and nothing of the box but its floor."""
+    plot.set_title(title, loc="left", size=9.5, color=look.text, parse_math=False)
+    plot.grid(axis="y", color=look.line, linewidth=0.7)
+    plot.set_axisbelow(True)
+    _plain(plot, look)
+    for name, side in plot.spines.items():
+        side.set_visible(name == "bottom")
+        side.set_color(look.line)
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:

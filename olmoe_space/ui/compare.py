@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,6 +22,7 @@ from .assets import read
 from .chat import MODEL_QUEUE, UNREACHED
 from .comparing import Comparison
 from .controls import WEIGHTINGS
+from .downloads import private_file
 from .measuring import Measurement, Text, text_of_columns
 from .plain_text import plain_text
 from .turn import Job, Turn
@@ -259,11 +259,8 @@ def _maker(kind: str, made: gr.File) -> Any:
         from ..plots import to_png, to_svg  # matplotlib takes most of a second to come
 
         figure = measurement.figure()
-        folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
-        folder.mkdir(mode=0o700, parents=True)
-        path = folder / f"olmoe-quality.{kind.lower()}"
-        path.write_bytes(to_png(figure) if kind == "PNG" else to_svg(figure))
-        return str(path)
+        return private_file(made, f"olmoe-quality.{kind.lower()}",
+                            to_png(figure) if kind == "PNG" else to_svg(figure))
 
     return make
 

@@ -81,13 +81,19 @@ def downloads(info: ModelInfo, turn_state: gr.State) -> tuple[gr.Row, gr.Accordi
 def _maker(kind: str, info: ModelInfo, made: gr.File) -> Callable[[Turn | None], str]:
     def make(turn: Turn | None) -> str:
         trace = _trace(turn)
-        folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
-        folder.mkdir(mode=0o700, parents=True)
-        path = folder / f"olmoe-k{trace.num_experts_per_tok}-seed{trace.seed}.{kind.lower()}"
-        path.write_bytes(file_of(kind, trace, info.name))
-        return str(path)
+        return private_file(made, f"olmoe-k{trace.num_experts_per_tok}-seed{trace.seed}.{kind.lower()}",
+                            file_of(kind, trace, info.name))
 
     return make
+
+
+def private_file(made: gr.File, name: str, content: bytes) -> str:
+    """Writes a file for one visitor into a folder of its own with a random name, in gradio's cache; its path."""
+    folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
+    folder.mkdir(mode=0o700, parents=True)
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)
 
 
 def _trace(turn: Turn | None) -> RoutingTrace:
