@@ -26,6 +26,14 @@ def any_olmoe(request: pytest.FixtureRequest) -> Any:
     return random_olmoe(request.param)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser beside a server on two busy cores now and then loses a race that is no fault of the page: a browser test
+    may fail once and be run again, which the summary shows. No other test may."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture
 def plain_olmoe() -> Any:
     return random_olmoe()
@@ -68,10 +76,11 @@ def server(olmoe_tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     path = chromium.find()
     assert path, chromium.NONE_FOUND
+    expect.set_options(timeout=20_000)  # a busy machine of two cores is late, not wrong
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=chromium.ARGS)
         yield running

@@ -58,6 +58,17 @@ class Visitor:
         self.box.fill(text)
         self.box.press("Enter")
 
+    def set_field(self, label: str, value: str) -> None:
+        """Fills a field until it holds: one that has only just been unfolded may still be given its first value."""
+        field = self.page.get_by_label(label)
+        for _ in range(10):
+            field.fill(value)
+            field.blur()
+            self.page.wait_for_timeout(100)
+            if field.input_value() == value:
+                return
+        raise AssertionError(f"{label} does not keep {value!r}; it holds {field.input_value()!r}")
+
     def ask_and_wait(self, text: str) -> None:
         before = self.replies.count()
         self.ask(text)
@@ -215,7 +226,7 @@ def test_a_bad_message_costs_nothing(visitor: Visitor, text: str, words: str) ->
 ])
 def test_a_bad_setting_costs_nothing(visitor: Visitor, label: str, value: str, words: str) -> None:
     visitor.page.get_by_role("button", name="System prompt and sampling").click()
-    visitor.page.get_by_label(label).fill(value)
+    visitor.set_field(label, value)
     visitor.ask("Hello")
     expect(visitor.error).to_contain_text(words)
     expect(visitor.box).to_have_value("Hello")
