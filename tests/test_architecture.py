@@ -15,7 +15,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk", "comparison", "truth"}
+         "walk", "comparison", "truth", "survey"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -27,6 +27,7 @@ OURS: dict[str, set[str]] = {
     "model_info": set(),
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
+    "survey": set(),
     "conversation": {"request"},
     "trace": {"events"},
     "walk": set(),
@@ -35,7 +36,7 @@ OURS: dict[str, set[str]] = {
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "events", "conversation", "model"},
     "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
-            "comparison", "truth"},
+            "comparison", "truth", "survey"},
     "plots": set(),
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
@@ -50,6 +51,7 @@ OTHERS: dict[str, set[str]] = {
     "trace": {"numpy"},
     "comparison": {"numpy"},
     "truth": {"numpy"},
+    "survey": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
     "engine": {"torch", "numpy", "tokenizers"},

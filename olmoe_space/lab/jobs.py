@@ -15,6 +15,8 @@ from ..engine.engine import Engine
 from ..request import GenerationRequest
 from .compare import differences
 from .dataflow import inside
+from .reading import read_sample, survey_reply, survey_texts
+from .specialisation import studies
 from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
@@ -23,8 +25,11 @@ SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in 
 
 @dataclass(frozen=True)
 class Job:
+    """on_device: whether the model takes part; if not, the job runs where it is asked for and costs no claim."""
+
     run: Callable[..., Iterator[Any]]
     seconds: Callable[..., int]
+    on_device: bool = True
 
 
 def _reply_seconds(request: GenerationRequest) -> int:
@@ -40,6 +45,10 @@ def _measurement_seconds(*_: Any) -> int:
     return 2 * LOAD_S
 
 
+def _nothing(*_: Any) -> int:
+    return 0
+
+
 def _one_forward_seconds(*_: Any) -> int:
     return LOAD_S + 2
 
@@ -50,4 +59,8 @@ JOBS: dict[str, Job] = {
     "inside": Job(inside, _one_forward_seconds),
     "differences": Job(differences, _measurement_seconds),
     "truth_meter": Job(truth_meter, _measurement_seconds),
+    "survey": Job(survey_texts, _one_forward_seconds),
+    "survey_reply": Job(survey_reply, _one_forward_seconds),
+    "read_sample": Job(read_sample, _measurement_seconds),
+    "study": Job(studies, _nothing, on_device=False),
 }
