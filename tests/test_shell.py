@@ -96,7 +96,7 @@ def test_what_is_done_before_a_signal_is_kept(name: str, code: int, capsys: pyte
 def test_sigterm_ends_a_reply_and_keeps_it(olmoe_tiny_folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.npz"
     with subprocess.Popen(
-            [sys.executable, "-m", "olmoe_space", "--model", str(olmoe_tiny_folder), "generate", "Tell me a long story.",
+            [sys.executable, "-m", "olmoe_space", "--model", str(olmoe_tiny_folder), "generate", "Tell a long story.",
              "--max-new-tokens", "1000", "--k", "64", "--trace", str(trace)], cwd=REPOSITORY, env=os.environ | QUIET,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
