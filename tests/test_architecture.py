@@ -41,7 +41,8 @@ OURS: dict[str, set[str]] = {
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
-    "__main__": EVERYTHING - {"ui"},
+    "shell": EVERYTHING - {"ui"},
+    "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
     "app": EVERYTHING,
 }
 
