@@ -35,6 +35,14 @@ class Survey:
     mass: Mapping[int, np.ndarray]
     pair_counts: np.ndarray
 
+    def co_activation(self, layer: int) -> np.ndarray:
+        """N(i, j) / N(i) of one layer: float64 [E, E], the share of i's tokens that j worked on too.
+
+        Not symmetric; 1 on the diagonal, and a row of 0 for an expert that never fired.
+        """
+        pairs, own = self.pair_counts[layer], self.counts[layer][:, None]
+        return np.divide(pairs, own, out=np.zeros(pairs.shape), where=own > 0)
+
     @property
     def never_fired(self) -> list[list[int]]:
         """Experts of each layer that worked on no token."""

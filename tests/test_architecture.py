@@ -16,7 +16,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
          "walk", "comparison", "truth", "survey"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -38,7 +38,8 @@ OURS: dict[str, set[str]] = {
     "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
             "comparison", "truth", "survey"},
     "plots": set(),
-    "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
+    "expert_plots": {"plots"},
+    "ui": PLAIN | {"plots", "expert_plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
     "shell": EVERYTHING - {"ui"},
@@ -58,6 +59,7 @@ OTHERS: dict[str, set[str]] = {
     "engine": {"torch", "numpy", "tokenizers"},
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
+    "expert_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from olmoe_space.lab.router_analysis import (
-    co_activation,
     coefficient_of_variation,
     expert_counts,
     jensen_shannon,
@@ -43,7 +42,7 @@ def test_pairs_are_all_pairs_of_the_selected_set() -> None:
 
 
 def test_co_activation_by_hand() -> None:
-    shares = co_activation(pair_counts(SELECTED, 4))[0]
+    shares = survey_of(trace(0), "all").co_activation(0)
     assert shares[0] == pytest.approx([1, 2 / 3, 1 / 3, 0])  # 0 works on three tokens, with 1 on two, with 2 on one
     assert shares[2].tolist() == [1, 0, 1, 0] and shares[3].tolist() == [0, 0, 0, 0]
 

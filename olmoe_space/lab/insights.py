@@ -76,8 +76,8 @@ def shuffled(labels: np.ndarray, strata: np.ndarray, generator: np.random.Genera
 
 
 def permutation_test(claim: str, measure: str, units: str, chosen: np.ndarray, unit: np.ndarray, label: np.ndarray,
-           strata: np.ndarray, shuffles: int = SHUFFLES) -> Insight:
-    """One claim. chosen bool [T, L, E]; unit, label, strata int [T], all tokens of a unit with one label and stratum."""
+                     strata: np.ndarray, shuffles: int = SHUFFLES) -> Insight:
+    """One claim. chosen bool [T, L, E]; unit, label, strata int [T], the same label and stratum throughout a unit."""
     counts, tokens, first = units_of(chosen, unit)
     names, labels = np.unique(label[first], return_inverse=True)
     if len(names) < 2:

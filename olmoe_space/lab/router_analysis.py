@@ -1,4 +1,4 @@
-"""What the routers did, as functions of arrays: load and its imbalance, entropy, mass, co-activation, overlap.
+"""What the routers did, as functions of arrays: load and its imbalance, mass, pairs that work together, overlap.
 
 Shapes: T tokens, L layers, E experts, K experts selected for a token. Formulas of specialisation and co-activation:
 Muennighoff et al. 2024 (OLMoE, arXiv 2409.02060, section 5).
@@ -55,15 +55,6 @@ def pair_counts(selected: np.ndarray, num_experts: int) -> np.ndarray:
     """
     chosen = one_hot(selected, num_experts).transpose(1, 0, 2).astype(np.float32)  # exact up to 2^24 tokens
     return np.rint(chosen.transpose(0, 2, 1) @ chosen).astype(np.int64)
-
-
-def co_activation(pairs: np.ndarray) -> np.ndarray:
-    """N(i, j) [L, E, E] -> float64 [L, E, E]: N(i, j) / N(i), the share of i's tokens that j worked on too.
-
-    Not symmetric; 1 on the diagonal, and a row of 0 for an expert that never fired.
-    """
-    own = np.diagonal(pairs, axis1=1, axis2=2)[..., None].astype(np.float64)
-    return np.divide(pairs, own, out=np.zeros(pairs.shape), where=own > 0)
 
 
 def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from .assets import FOLDER
 from .chat import MODEL_QUEUE, chat_tab
 from .compare import compare_tab
 from .endpoints import endpoints
+from .experts import experts_tab
 from .how_it_works import how_it_works_tab
 from .inside import inside_tab
 from .markup import as_html, count
@@ -37,6 +38,9 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
             if job is not None:
                 with gr.Tab("Inside a token", id="inside-tab"):
                     inside_tab(info, job, settings, MODEL_QUEUE, tabs, turn_state, after_reply)
+            if job is not None:
+                with gr.Tab("Experts", id="experts-tab"):
+                    experts_tab(info, job, settings, tabs, turn_state, after_reply)
             with gr.Tab("How it works", id="how-it-works-tab"):
                 how_it_works_tab(info)
         endpoints(info, stream, settings)
