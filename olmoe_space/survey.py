@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,11 @@ class Shares:
     tokens: np.ndarray
     share: np.ndarray
 
+    def strongest(self, group: int) -> tuple[int, int, float]:
+        """(layer, expert, share) where a group's share is largest."""
+        layer, expert = divmod(int(self.share[group].argmax()), self.share.shape[2])
+        return layer, expert, float(self.share[group, layer, expert])
+
 
 @dataclass(frozen=True)
 class LoyalTokens:
@@ -155,3 +161,28 @@ def equal_load(counts: np.ndarray, expert: int, seed: int) -> int:
     distance[expert] = np.inf
     near = np.flatnonzero(distance <= LOAD_TOLERANCE * counts[expert])
     return int(np.random.default_rng(seed).choice(near)) if near.size else int(distance.argmin())
+
+
+def survey_as_json(survey: Survey) -> dict[str, Any]:
+    """Everything of a survey as json knows it."""
+    return {"name": survey.name, "text": "".join(survey.pieces), "tokens": len(survey.pieces),
+            "k": survey.num_experts_per_tok, "expert_counts": survey.counts.tolist(),
+            "max_over_mean": survey.max_over_mean.round(4).tolist(),
+            "coefficient_of_variation": survey.variation.round(4).tolist(),
+            "entropy_nats": survey.entropy.round(4).tolist(),
+            "mass": {str(k): mass.round(4).tolist() for k, mass in survey.mass.items()},
+            "never_fired": survey.never_fired, "pair_counts": survey.pair_counts.tolist()}
+
+
+def study_as_json(study: Study) -> dict[str, Any]:
+    """Everything of a study as json knows it. loyal_tokens: [L][E], each [text, share, occurrences], best first."""
+    loyal = study.loyal
+    return {
+        "texts": study.texts, "tokens": study.tokens, "k": study.num_experts_per_tok, "uniform": study.uniform,
+        "shares": [{"what": s.what, "groups": s.groups, "tokens": s.tokens.tolist(), "share": s.share.round(5).tolist()}
+                   for s in study.shares],
+        "loyal_tokens": [[[[loyal.pieces[i], round(share, 4), int(loyal.counts[i])]
+                           for i, share in zip(best, shares, strict=True)]
+                          for best, shares in zip(*layer, strict=True)]
+                         for layer in zip(loyal.best.tolist(), loyal.share.tolist(), strict=True)],
+        "insights": [vars(i) | {"excess": i.excess} for i in study.insights]}

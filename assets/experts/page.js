@@ -62,7 +62,7 @@ function drawExpert(place, cell, survey, study, atlas, model) {
   if (survey) {
     const n = survey.pieces.length, count = survey.counts[layer][expert];
     nodes.push(node("h3", "", `In ${survey.name}`));
-    nodes.push(node("p", "", count ? `${count} of ${n} tokens, ${share(count / n)} (uniform ${share(survey.k / survey.counts[0].length)}).`
+    nodes.push(node("p", "", count ? `${count} of ${n} tokens, ${share(count / n)} (uniform ${uniformText(survey.k, survey.counts[0].length)}).`
       : `It worked on none of the ${n} tokens.`));
     if (count) {
       nodes.push(tokenBoxes(workedOn(survey, layer, expert).slice(0, 14).map(([text, times, all]) => [text, `${times}/${all}`,
@@ -75,18 +75,18 @@ function drawExpert(place, cell, survey, study, atlas, model) {
     nodes.push(node("h3", "", `Over the sample: ${model}`));
     for (const group of study.shares) {
       nodes.push(node("p", "ex-quiet", { domain: "by domain", position: "by place in the text", kind: "by kind of sentence" }[group.what]));
-      const [, layers, experts] = [0, study.counts.length, study.counts[0].length];
+      const layers = study.counts.length, experts = study.counts[0].length;
       const rows = group.groups.map((name, g) => [name, group.share[(g * layers + layer) * experts + expert], `${group.tokens[g]} tokens`])
         .filter((_, g) => group.tokens[g]);
       nodes.push(bars(rows, study.uniform));
     }
-    nodes.push(node("p", "ex-quiet", `N(E, g) / N(g) of ${study.tokens} tokens; the line is uniform, k / E = ${share(study.uniform)}.`));
+    nodes.push(node("p", "ex-quiet", `N(E, g) / N(g) of ${study.tokens} tokens; the line is uniform, k / E = ${uniformText(study.k, study.counts[0].length)}.`));
     const { best, share: loyal, each, pieces, counts } = study.loyal;
     const start = (layer * study.counts[0].length + expert) * each;
     nodes.push(node("p", "ex-quiet", "most loyal tokens, N(x → E) / N(x)"));
     nodes.push(tokenBoxes([...best.subarray(start, start + each)].map((x, i) => [pieces[x], share(loyal[start + i]),
       `stands ${counts[x]} times in the sample`])));
-  } else nodes.push(node("p", "ex-quiet", "Measure specialisation below to have its domains and most loyal tokens over the sample."));
+  } else nodes.push(node("p", "ex-quiet", "Measure specialisation to have its domains and most loyal tokens over the sample."));
   const at = atlas.layers.indexOf(layer);
   if (at >= 0 && expert < 64) {
     nodes.push(node("h3", "", "Published: OLMoE-1B-7B-0924, the expert of the same number"));

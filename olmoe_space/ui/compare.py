@@ -94,7 +94,7 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
     error = plain_text("compare-error", "alert")
     choices = _setting_fields(info)
     sampling = _sampling_fields(settings)
-    view = _view("columns", "compare-view")
+    view = comparison_view("columns", "compare-view")
     with gr.Column(elem_id="truth"):
         truth = _Truth(info, job, settings, running, opened_state)
 
@@ -188,7 +188,7 @@ class _Truth:
             run = gr.Button("Measure", variant="primary", elem_id="truth-run", scale=0, min_width=96)
             stop = gr.Button("Stop", variant="stop", elem_id="truth-stop", scale=0, min_width=96, visible=False)
         error = plain_text("truth-error", "alert")
-        view = _view("truth", "truth-view")
+        view = comparison_view("truth", "truth-view")
         plot = gr.Plot(show_label=False, container=False, elem_id="truth-plot", visible=False)
         files, buttons, made = _files()
         is_dark = gr.Checkbox(visible=False)
@@ -269,7 +269,7 @@ def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
     return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
 
 
-def _view(name: str, elem_id: str) -> gr.HTML:
+def comparison_view(name: str, elem_id: str) -> gr.HTML:
     """A view drawn by its script from values that no template refers to; the style comes with the first."""
     style = f"<style>{read('compare/compare.css')}</style>" if name == "columns" else ""
     return gr.HTML("", elem_id=elem_id, html_template=read(f"compare/{name}.html"), head=style,

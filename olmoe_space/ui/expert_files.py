@@ -12,7 +12,8 @@ import gradio as gr
 import numpy as np
 
 from ..model_info import ModelInfo
-from ..survey import Study, Survey
+from ..request import whole_number
+from ..survey import Study, Survey, study_as_json, survey_as_json
 from .downloads import private_file
 from .studying import HEAD, Studying
 from .surveying import Surveying
@@ -79,14 +80,21 @@ FIGURES: dict[str, tuple[str, Callable[[Any, ModelInfo, int], Figure]]] = {
 
 
 def maker(kind: str, info: ModelInfo, made: gr.File) -> Callable[..., str]:
-    def make(which: str, surveying: Surveying | None, studying: Studying | None, cell: tuple[int, int]) -> str:
+    def make(which: str, surveying: Surveying | None, studying: Studying | None, layer: Any) -> str:
         if kind in ("PNG", "SVG"):
-            content, name = _figure(kind, which, surveying, studying, info, cell[0]), which
+            content, name = _figure(kind, which, surveying, studying, info, chosen(layer, info)), which
         else:
             content, name = _numbers(kind, surveying, studying, info), "experts"
         return private_file(made, f"olmoe-{name.lower().replace(' ', '-').replace(',', '')}.{kind.lower()}", content)
 
     return make
+
+
+def chosen(layer: Any, info: ModelInfo) -> int:
+    try:
+        return whole_number(layer, "Layer", 0, info.num_layers - 1)
+    except ValueError as refused:
+        raise gr.Error(str(refused), print_exception=False) from None
 
 
 def _figure(kind: str, which: str, surveying: Surveying | None, studying: Studying | None, info: ModelInfo,
@@ -112,7 +120,9 @@ def _numbers(kind: str, surveying: Surveying | None, studying: Studying | None, 
         raise gr.Error(NOTHING, print_exception=False)
     if kind == "JSON":
         told = {"model": info.name, "dtype": info.dtype, "hardware": info.device,
-                "surveys": surveying.as_json() if surveying else [], "study": studying.as_json() if studying else None}
+
+                "surveys": [survey_as_json(s) for s in surveying.surveys] if surveying else [],
+                "study": study_as_json(studying.study) if studying and studying.study else None}
         return json.dumps(told).encode()
     file = io.StringIO()
     csv.writer(file).writerows([HEAD, *rows])

@@ -30,9 +30,9 @@ from .turn import Job, Turn
 DOMAINS = ("code", "dialogue", "math", "programming", "science", "stories", "web")
 START_TEXT = ("Why is the sky blue? Sunlight is made of many colours, and the air scatters the short waves of blue "
               "more than the long waves of red.")
-STUDY_HEAD = ('<div class="ex-head"><h2>Specialisation</h2><p>144 short texts of seven domains, read by the loaded '
+STUDY_HEAD = ('<p class="ex-about">144 short texts of seven domains, read by the loaded '
               "model: which share of a domain’s tokens, of a place’s, of a kind of sentence’s each expert works on, "
-              "and five claims about experts tested on it.</p></div>")
+              "and five claims about experts tested on it.</p>")
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
 _SCRIPTS = ("live_view/words.js", "live_view/scale.js", "live_view/heatmap.js", "experts/page.js", "experts/main.js")
@@ -44,20 +44,22 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
     """after_reply: the row under a chat's reply, which gets the button that opens it here."""
     surveying, studying = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="survey-compose", equal_height=True):
-        text = gr.Textbox(START_TEXT, label="Text", elem_id="survey-text", lines=1, max_lines=6, scale=3)
+        text = gr.Textbox(START_TEXT, label="Text", elem_id="survey-text", lines=1, max_lines=6, scale=3,
+                          min_width=260)
         other = gr.Textbox("", label="Another to compare it with", placeholder="None", elem_id="survey-other", lines=1,
-                           max_lines=6, scale=2)
+                           max_lines=6, scale=2, min_width=260)
         k = gr.Number(info.default_k, label="k", elem_id="survey-k", scale=0, min_width=70)
         survey_run = gr.Button("Survey", variant="primary", elem_id="survey-run", scale=0, min_width=90)
     survey_error = plain_text("survey-error", "alert")
-    view = _view(info)
-    chosen = gr.State((0, 0))
-    gr.HTML(html_template=STUDY_HEAD, container=False, padding=False)
     with gr.Row(elem_id="study-compose", equal_height=True):
-        study_run = gr.Button("Measure specialisation", variant="primary", elem_id="study-run", scale=0, min_width=190)
+        study_run = gr.Button("Measure specialisation", elem_id="study-run", scale=0, min_width=220)
         study_stop = gr.Button("Stop", variant="stop", elem_id="study-stop", scale=0, min_width=76, visible=False)
+        gr.HTML(html_template=STUDY_HEAD, container=False, padding=False)
     study_error = plain_text("study-error", "alert")
-    _files(info, surveying, studying, chosen)
+    view = _view(info)
+    layer, expert = (gr.Number(0, label=name, elem_id=f"mute-{name.lower()}", min_width=70, visible=False)
+                     for name in ("Layer", "Expert"))
+    _files(info, surveying, studying, layer)
 
     def survey(typed: Any, second: Any, wanted_k: Any) -> Updates:
         try:
@@ -113,7 +115,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         event.failure(lambda: {study_error: UNREACHED, **_busy(study_run, study_stop, False)}, None,
                       [study_error, study_run, study_stop], **_AT_ONCE)
     study_stop.click(halt, studying, [study_run, study_stop], **_AT_ONCE)
-    view.submit(choose, None, chosen, **_AT_ONCE)
+    view.submit(choose, None, [layer, expert], **_AT_ONCE)
 
     with after_reply:
         button = gr.Button("Open in Experts", size="sm", elem_id="open-in-experts", scale=0, min_width=120)
@@ -141,7 +143,7 @@ def cell_of(asked: Any, info: ModelInfo) -> tuple[int, int]:
             whole_number(fields.get("expert"), "Expert", 0, info.num_experts - 1))
 
 
-def _files(info: ModelInfo, surveying: gr.State, studying: gr.State, chosen: gr.State) -> None:
+def _files(info: ModelInfo, surveying: gr.State, studying: gr.State, layer: gr.Number) -> None:
     with gr.Row(elem_id="experts-files"):
         which = gr.Dropdown(list(FIGURES), value=next(iter(FIGURES)), label="Figure", elem_id="experts-figure", scale=0,
                             min_width=270)
@@ -149,7 +151,7 @@ def _files(info: ModelInfo, surveying: gr.State, studying: gr.State, chosen: gr.
                    for kind in KINDS]
     made = gr.File(visible="hidden", elem_id="experts-file")
     for kind, button in buttons:
-        button.click(maker(kind, info, made), [which, surveying, studying, chosen], made, concurrency_id="figures",
+        button.click(maker(kind, info, made), [which, surveying, studying, layer], made, concurrency_id="figures",
                      concurrency_limit=1, **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)
 
 

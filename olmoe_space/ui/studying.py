@@ -72,23 +72,6 @@ class Studying:
             for group, tokens, share in zip(shares.groups, shares.tokens.tolist(), shares.share, strict=True):
                 yield from share_rows(shares.what, group, tokens, share)
 
-    def as_json(self) -> dict[str, Any] | None:
-        return as_json(self.study) if self.study else None
-
-
-def as_json(study: Study) -> dict[str, Any]:
-    """Everything of a study as json knows it."""
-    loyal = study.loyal
-    return {
-        "texts": study.texts, "tokens": study.tokens, "k": study.num_experts_per_tok, "uniform": study.uniform,
-        "shares": [{"what": s.what, "groups": s.groups, "tokens": s.tokens.tolist(), "share": s.share.round(5).tolist()}
-                   for s in study.shares],
-        "loyal_tokens": [[[[loyal.pieces[i], round(share, 4), int(loyal.counts[i])]
-                           for i, share in zip(best, shares, strict=True)]
-                          for best, shares in zip(*layer, strict=True)]
-                         for layer in zip(loyal.best.tolist(), loyal.share.tolist(), strict=True)],
-        "insights": [vars(i) | {"excess": i.excess} for i in study.insights]}
-
 
 def _shown(study: Study) -> dict[str, Any]:
     loyal = study.loyal

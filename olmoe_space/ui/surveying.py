@@ -55,13 +55,6 @@ class Surveying:
         for survey in self.surveys:
             yield from share_rows("text", survey.name, len(survey.pieces), survey.counts / len(survey.pieces))
 
-    def as_json(self) -> list[dict[str, Any]]:
-        return [{"text": "".join(s.pieces), "name": s.name, "tokens": len(s.pieces), "k": s.num_experts_per_tok,
-                 "expert_counts": s.counts.tolist(), "max_over_mean": s.max_over_mean.round(4).tolist(),
-                 "coefficient_of_variation": s.variation.round(4).tolist(), "entropy_nats": s.entropy.round(4).tolist(),
-                 "mass": {str(k): mass.round(4).tolist() for k, mass in s.mass.items()}, "never_fired": s.never_fired,
-                 "pair_counts": s.pair_counts.tolist()} for s in self.surveys]
-
 
 def survey_of_texts(text: Any, other: Any, policy: RoutingPolicy, settings: Settings) -> Surveying:
     """What was typed -> a survey of it. Raises ValueError for what cannot be read."""
