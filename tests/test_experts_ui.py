@@ -103,7 +103,8 @@ def test_the_view_is_handed_ascii_that_holds_everything(studied: Studying) -> No
     value = value_of(surveyed(f"Hello {HOSTILE}", "And you"), studied)
     assert value.isascii() and "<" not in value
     told = json.loads(value)
-    assert told["divergence"] == [0.25] * LAYERS and told["surveys"][0]["pieces"][1] == "<script>window.hacked=1</script> "
+    assert told["divergence"] == [0.25] * LAYERS
+    assert told["surveys"][0]["pieces"][1] == "<script>window.hacked=1</script> "
     assert np.array(told["surveys"][0]["counts"]).shape == (LAYERS, EXPERTS)
     assert [s["what"] for s in told["study"]["shares"]] == ["domain", "position", "kind"]
     assert len(told["study"]["insights"]) == 5 and not told["study"]["stopped"]
