@@ -12,7 +12,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     """Everything about a finished reply.
 
     expert_counts and prompt_expert_counts: L x E, how many tokens of the reply (the prompt) each expert worked on;
-    a row of the first sums to new_tokens x k. routing_mass: mean over the reply's tokens and layers of the share of
+    a row of the first sums to new_tokens x k, of which mean_k is the mean over the reply's tokens and layers. policy:
+    what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of
     the router's probability that the selected experts hold. routing_entropy: likewise, in nats. Raises ValueError
     for a reply that has not ended.
     """
@@ -24,6 +25,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     return {
         "text": trace.text("decode"),
         "num_experts_per_tok": started.num_experts_per_tok,
+        "mean_k": round(trace.mean_k("decode"), 4),
+        "policy": started.policy,
         "weighting": started.weighting,
         "seed": started.seed,
         "prompt_tokens": finished.prompt_tokens,

@@ -11,6 +11,7 @@ from olmoe_space.engine.experts import _all, _by_expert, _gathered, grouped_mm_b
 from olmoe_space.engine.routing import row_routing, select_experts
 from olmoe_space.model.structure import weights_of
 from olmoe_space.request import RoutingPolicy
+from olmoe_space.rules import TokenRule
 
 PROBS = torch.tensor([0.1, 0.4, 0.2, 0.3])
 CPU = torch.device("cpu")
@@ -18,7 +19,8 @@ CPU = torch.device("cpu")
 
 def select(*policies: RoutingPolicy, default_k: int = 2, norm: bool = False) -> tuple[list, list]:
     logits = PROBS.log().expand(len(policies), 1, 4)
-    weights, experts = select_experts(logits, row_routing(policies, 4, CPU), default_k, norm)
+    weights, experts, _ = select_experts(logits, row_routing(policies, 4, CPU), 0, torch.zeros(len(policies), 1),
+                                         default_k, norm)
     return weights[:, 0].tolist(), experts[:, 0].tolist()
 
 
