@@ -12,7 +12,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     """Everything about a reply.
 
     expert_counts and prompt_expert_counts: L x E, how many tokens of the reply (the prompt) each expert worked on;
-    a row of the first sums to new_tokens x k. routing_mass: mean over the reply's tokens and layers of the share of
+    a row of the first sums to new_tokens x k, of which mean_k is the mean over the reply's tokens and layers. policy:
+    what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of
     the router's probability that the selected experts hold. routing_entropy: likewise, in nats. finish_reason is
     "stopped", and what only the engine could have measured None, for a reply that was not let to its end. Raises
     ValueError for one that has not begun.
@@ -25,6 +26,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     return {
         "text": trace.text("decode"),
         "num_experts_per_tok": started.num_experts_per_tok,
+        "mean_k": round(trace.mean_k("decode"), 4),
+        "policy": started.policy,
         "weighting": started.weighting,
         "seed": started.seed,
         "prompt_tokens": started.prompt_tokens,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+NO_EXPERT = 255  # in selected_experts, where a rule chose fewer than K for a token
 LOAD_TOLERANCE = 0.25  # two experts are of equal load if their token counts differ by at most this share
 
 
@@ -19,7 +20,8 @@ LOAD_TOLERANCE = 0.25  # two experts are of equal load if their token counts dif
 class Survey:
     """One text as the routers dealt with it.
 
-    pieces: the text of each token. selected_experts: uint8 [T, L, K]. counts: int64 [L, E], tokens an expert worked on.
+    pieces: the text of each token. num_experts_per_tok: K, the largest k of a token. selected_experts: uint8 [T, L, K],
+    NO_EXPERT where a token had fewer. counts: int64 [L, E], tokens an expert worked on.
     max_over_mean, variation: float64 [L], imbalance of a layer's load. entropy: float64 [L], mean over tokens, nats.
     mass: k -> float64 [L], mean probability of the k most probable experts. pair_counts: int64 [L, E, E], tokens that
     two experts worked on together, N(i, i) = N(i).
@@ -35,6 +37,11 @@ class Survey:
     entropy: np.ndarray
     mass: Mapping[int, np.ndarray]
     pair_counts: np.ndarray
+
+    @property
+    def mean_k(self) -> float:
+        """Experts that worked on a token in a layer, on average over both."""
+        return float(self.counts.sum() / (len(self.pieces) * len(self.counts)))
 
     def co_activation(self, layer: int) -> np.ndarray:
         """N(i, j) / N(i) of one layer: float64 [E, E], the share of i's tokens that j worked on too.
@@ -166,7 +173,7 @@ def equal_load(counts: np.ndarray, expert: int, seed: int) -> int:
 def survey_as_json(survey: Survey) -> dict[str, Any]:
     """Everything of a survey as json knows it."""
     return {"name": survey.name, "text": "".join(survey.pieces), "tokens": len(survey.pieces),
-            "k": survey.num_experts_per_tok, "expert_counts": survey.counts.tolist(),
+            "k": survey.num_experts_per_tok, "mean_k": round(survey.mean_k, 4), "expert_counts": survey.counts.tolist(),
             "max_over_mean": survey.max_over_mean.round(4).tolist(),
             "coefficient_of_variation": survey.variation.round(4).tolist(),
             "entropy_nats": survey.entropy.round(4).tolist(),

@@ -14,14 +14,16 @@ PACKAGE = "olmoe_space"
 FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
-PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk", "comparison", "truth", "survey"}
+PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
+         "answer", "walk", "comparison", "truth", "survey"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
     "settings": set(),
-    "request": set(),
+    "checks": set(),
+    "rules": {"checks"},
+    "request": {"checks", "rules"},
     "events": set(),
     "adaptive": set(),
     "model_info": set(),
@@ -34,7 +36,7 @@ OURS: dict[str, set[str]] = {
     "ask": {"request", "settings", "adaptive", "model_info", "trace", "events"},
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
-    "engine": {"request", "events", "conversation", "model"},
+    "engine": {"request", "rules", "events", "conversation", "model"},
     "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
             "comparison", "truth", "survey"},
     "plots": set(),

@@ -21,6 +21,7 @@ from olmoe_space.survey import Overlap, RoutedText
 from olmoe_space.trace import RoutingTrace
 from olmoe_space.ui.expert_files import FIGURES, KINDS, maker
 from olmoe_space.ui.experts import DOMAINS, STUDY_HEAD, cell_of, value_of
+from olmoe_space.ui.muting import load_of, muted
 from olmoe_space.ui.studying import HEAD, Studying
 from olmoe_space.ui.surveying import OTHER, THIS, Surveying, survey_of_texts
 
@@ -34,7 +35,7 @@ def trace(text: str) -> RoutingTrace:
     words = text.split()
     made = routing(np.random.default_rng(len(words)), len(words), 8)
     return RoutingTrace(np.arange(len(words)), tuple(f"{w} " for w in words), 0, made.router_logits,
-                        made.selected_experts, made.routing_weights, 8, "raw", 0)
+                        made.selected_experts, made.routing_weights, made.active_experts, 8, "raw", 0)
 
 
 class Jobs:
@@ -171,3 +172,34 @@ def test_numbers_as_files(studied: Studying) -> None:
         read_file("CSV", "", None, None, 0)
     with pytest.raises(gr.Error, match="from 0 to 15"):
         read_file("PNG", "Experts at work", two, None, 16)
+
+
+FIELDS = {"prompt": "Hello", "layer": 3, "expert": 5, "factor": 0, "k": 8, "temperature": 0, "max_new_tokens": 20,
+          "seed": "4"}
+
+
+def test_mute_asks_three_times_with_one_seed(studied: Studying) -> None:
+    load = load_of(surveyed("Hello you"), studied)
+    assert load is studied.study.counts  # type: ignore[union-attr]
+    columns = muted(FIELDS, load, INFO, Settings()).columns
+    own, scaled, control = (c.routing for c in columns)
+    assert own.expert_scales == () and scaled.expert_scales == ((3, 5, 0.0),)
+    ((layer, expert, factor),) = control.expert_scales
+    assert (layer, factor) == (3, 0) and expert != 5
+    assert abs(load[3, expert] - load[3, 5]) <= 0.25 * load[3, 5]
+    assert {c.question.request.sampling.seed for c in columns} == {4}
+    assert [c.name.split(" (")[0] for c in columns] == ["as it is", "layer 3, expert 5 × 0",
+                                                        f"control: layer 3, expert {expert} × 0"]
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"layer": 16}, "from 0 to 15"), ({"expert": None}, "from 0 to 63"), ({"factor": 4.5}, "got 4.5"),
+    ({"factor": None}, "got None"), ({"prompt": " "}, "empty"), ({"k": 65}, "from 1 to 64")])
+def test_what_cannot_be_muted_is_said(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        muted(FIELDS | changed, np.ones((LAYERS, EXPERTS), int), INFO, Settings())
+
+
+def test_without_a_load_there_is_no_control() -> None:
+    with pytest.raises(ValueError, match="Press Survey"):
+        load_of(None, None)

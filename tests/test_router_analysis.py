@@ -67,10 +67,10 @@ def test_loads_that_cannot_be_compared(other: np.ndarray, said: str) -> None:
         jensen_shannon(np.ones((1, 4)), other)
 
 
-def trace(prompt_tokens: int) -> RoutingTrace:
+def trace(prompt_tokens: int, active: int = 2) -> RoutingTrace:
     logits = np.log(np.array([[[.5, .3, .1, .1]], [[.4, .2, .3, .1]], [[.4, .4, .1, .1]]], dtype=np.float32))
     return RoutingTrace(np.arange(3), ("a", "b", "c"), prompt_tokens, logits, SELECTED,
-                        np.ones((3, 1, 2), np.float32), 2, "raw", 0)
+                        np.ones((3, 1, 2), np.float32), np.full((3, 1), active, np.uint8), 2, "raw", 0)
 
 
 def test_a_survey_tells_one_phase() -> None:
@@ -82,6 +82,13 @@ def test_a_survey_tells_one_phase() -> None:
     assert survey_of(trace(1), "all").counts.tolist() == [[3, 2, 1, 0]]
     with pytest.raises(ValueError, match="no token"):
         survey_of(trace(3), "nothing", "decode")
+
+
+def test_only_experts_that_worked_are_counted() -> None:
+    told = survey_of(trace(0, active=1), "the text")
+    assert told.counts.tolist() == [[2, 1, 0, 0]] and told.mean_k == 1 and told.num_experts_per_tok == 2
+    assert told.pair_counts[0].tolist() == [[2, 0, 0, 0], [0, 1, 0, 0], [0] * 4, [0] * 4]
+    assert told.selected_experts[:, 0].tolist() == [[0, 255], [0, 255], [1, 255]]
 
 
 def test_a_control_has_about_the_same_load() -> None:

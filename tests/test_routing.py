@@ -18,7 +18,8 @@ CPU = torch.device("cpu")
 
 def select(*policies: RoutingPolicy, default_k: int = 2, norm: bool = False) -> tuple[list, list]:
     logits = PROBS.log().expand(len(policies), 1, 4)
-    weights, experts = select_experts(logits, row_routing(policies, 4, CPU), default_k, norm)
+    weights, experts, _ = select_experts(logits, row_routing(policies, 4, CPU), 0, torch.zeros(len(policies), 1),
+                                         default_k, norm)
     return weights[:, 0].tolist(), experts[:, 0].tolist()
 
 

@@ -40,7 +40,7 @@ const describe = (s, { layer, expert }) => `Layer ${layer}, expert ${expert}: ${
 function drawMap(s) {
   const flat = s.counts.flat(), silent = flat.filter((n) => !n).length;
   part("map-title").textContent = "Routers at work";
-  part("map-note").textContent = `${tokensOf(s)} tokens of ${s.name}, k = ${s.k}. ${silent} of ${flat.length} experts never fired. Choose one by a click, or with the arrow keys and Enter.`;
+  part("map-note").textContent = `${tokensOf(s)} tokens of ${s.name}, k = ${s.k}${Number.isInteger(s.k) ? "" : " on average"}. ${silent} of ${flat.length} experts never fired. Choose one by a click, or with the arrow keys and Enter.`;
   canvas.setAttribute("aria-label", `Tokens per expert, layers down, experts across. ${part("map-note").textContent}`);
   const width = canvas.parentElement.clientWidth;
   if (!width) return; // the tab is not in view: drawn when it is

@@ -24,7 +24,7 @@ from ..request import GenerationRequest
 from .cache import KeyValueCache
 from .fair_lock import FairLock
 from .forward import StepOutput, forward
-from .routing import row_routing
+from .routing import RowRouting, row_routing
 from .sampling import sample
 
 PREFILL_CHUNK = 256  # tokens; between chunks Stop is heard and other chats take their turn
@@ -78,10 +78,11 @@ class Engine:
         began = time.perf_counter()
         weights = weights_of(self.model)
         rows = [self._start(request, weights) for request in requests]
-        row_routing([r.request.routing for r in rows], weights.num_experts, weights.device)  # refuse a bad k now
+        _routing_of(rows, weights)  # refuse a bad k now
         for i, row in enumerate(rows):
             yield i, Started(len(row.prompt.token_ids), int(row.request.routing.num_experts_per_tok),
-                             row.request.routing.weighting, row.seed, row.prompt.max_new_tokens, row.prompt.notices)
+                             row.request.routing.weighting, row.seed, row.prompt.max_new_tokens, row.prompt.notices,
+                             row.request.routing.in_words())
         cache = KeyValueCache(weights, len(rows),
                               max(len(r.prompt.token_ids) + r.prompt.max_new_tokens for r in rows))
         for i, row in enumerate(rows):
@@ -105,7 +106,7 @@ class Engine:
                     DecodeStream(skip_special_tokens=True))
 
     def _prefill(self, weights: OlmoeWeights, cache: KeyValueCache, index: int, row: _Row) -> Iterator[Prefilled]:
-        routing = row_routing([row.request.routing], weights.num_experts, weights.device)
+        routing = _routing_of([row], weights)
         pieces = token_texts(self.tokenizer, row.prompt.token_ids)
         for start in range(0, len(row.prompt.token_ids), PREFILL_CHUNK):
             ids = row.prompt.token_ids[start:start + PREFILL_CHUNK]
@@ -129,7 +130,7 @@ class Engine:
         if not tokens:
             return []
         fed = list(tokens)
-        routing = row_routing([rows[i].request.routing for i in fed], weights.num_experts, weights.device)
+        routing = _routing_of([rows[i] for i in fed], weights)
         ids = torch.tensor([[token] for token in tokens.values()], device=weights.device)
         step = forward(weights, ids, cache, fed, routing)
         return [(i, self._token(rows[i], tokens[i], step, n)) for n, i in enumerate(fed)]
@@ -145,6 +146,11 @@ class Engine:
         return Token(token, text, _routing(step, n, int(row.request.routing.num_experts_per_tok)))
 
 
+def _routing_of(rows: Sequence[_Row], weights: OlmoeWeights) -> RowRouting:
+    return row_routing([r.request.routing for r in rows], weights.num_experts, weights.device, len(weights.layers),
+                       [r.seed for r in rows])
+
+
 def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
     """The text of each token, special ones included; "" until a character's bytes are complete."""
     stream = DecodeStream(skip_special_tokens=False)
@@ -155,7 +161,7 @@ def _routing(step: StepOutput, row: int, k: int) -> Routing:
     """What one row's tokens did, cut to its own k and brought to the CPU."""
     array = lambda t: np.ascontiguousarray(t.cpu().numpy())  # noqa: E731
     return Routing(array(step.router_logits[row]), array(step.selected_experts[row, ..., :k]),
-                   array(step.routing_weights[row, ..., :k]))
+                   array(step.routing_weights[row, ..., :k]), array(step.active_experts[row]))
 
 
 def _finished(row: _Row, began: float) -> Finished:

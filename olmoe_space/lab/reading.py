@@ -21,8 +21,10 @@ from .router_analysis import jensen_shannon, survey_of
 CHUNK = 256  # tokens a forward; between two of them chats take their turn
 
 
-def read(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, prompt_tokens: int = 0) -> RoutingTrace:
-    """Token ids -> their trace. Of a chat the first `prompt_tokens` are the prompt and the others the reply.
+def read(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, prompt_tokens: int = 0,
+         seed: int = 0) -> RoutingTrace:
+    """Token ids -> their trace. Of a chat the first `prompt_tokens` are the prompt and the others the reply. seed: of a
+    policy that draws experts.
 
     Raises ValueError for a text that is empty or too long for the context, and for a k that the model cannot have.
     """
@@ -32,7 +34,7 @@ def read(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, prompt
         raise ValueError(f"The text has {len(token_ids):,} tokens; this model's context holds "
                          f"{engine.context_length:,}. Shorten it.")
     weights = weights_of(engine.model)
-    routing = row_routing([policy], weights.num_experts, weights.device)
+    routing = row_routing([policy], weights.num_experts, weights.device, len(weights.layers), [seed])
     ids = torch.tensor([list(token_ids)], device=weights.device)
     cache = KeyValueCache(weights, 1, ids.shape[1])
     steps = []
@@ -41,8 +43,8 @@ def read(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, prompt
             steps.append(forward(weights, chunk, cache, [0], routing))
     join = lambda name: torch.cat([getattr(s, name)[0] for s in steps]).cpu().numpy()  # noqa: E731
     return RoutingTrace(np.array(token_ids, dtype=np.int64), token_texts(engine.tokenizer, token_ids), prompt_tokens,
-                        join("router_logits"), join("selected_experts"), join("routing_weights"), routing.k_max,
-                        policy.weighting, seed=0)
+                        join("router_logits"), join("selected_experts"), join("routing_weights"),
+                        join("active_experts"), routing.k_max, policy.weighting, seed, policy=policy.in_words())
 
 
 def survey_texts(engine: Engine, texts: Sequence[tuple[str, str]], policy: RoutingPolicy) -> Iterator[Survey | Overlap]:
@@ -59,9 +61,9 @@ def survey_texts(engine: Engine, texts: Sequence[tuple[str, str]], policy: Routi
 
 
 def survey_reply(engine: Engine, prompt: Sequence[int], reply: Sequence[int], policy: RoutingPolicy,
-                 name: str) -> Iterator[Survey]:
+                 name: str, seed: int = 0) -> Iterator[Survey]:
     """A chat's prompt and reply, as token ids, read again -> the survey of the reply."""
-    yield survey_of(read(engine, [*prompt, *reply], policy, len(prompt)), name, "decode")
+    yield survey_of(read(engine, [*prompt, *reply], policy, len(prompt), seed), name, "decode")
 
 
 def read_sample(engine: Engine, domain: str, policy: RoutingPolicy) -> Iterator[RoutedText]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..survey import Survey
+from ..survey import NO_EXPERT, Survey
 from ..trace import Phase, RoutingTrace
 
 MASS_AT = (8, 16, 32)
@@ -20,10 +20,10 @@ def expert_counts(selected: np.ndarray, num_experts: int) -> np.ndarray:
 
 
 def one_hot(selected: np.ndarray, num_experts: int) -> np.ndarray:
-    """selected [T, L, K] -> bool [T, L, E]: whether an expert worked on a token."""
-    chosen = np.zeros((*selected.shape[:2], num_experts), dtype=bool)
-    np.put_along_axis(chosen, selected.astype(np.int64), True, axis=-1)
-    return chosen
+    """selected [T, L, K] -> bool [T, L, E]: whether an expert worked on a token. Entries of NO_EXPERT are none."""
+    chosen = np.zeros((*selected.shape[:2], num_experts + 1), dtype=bool)
+    np.put_along_axis(chosen, np.minimum(selected, num_experts).astype(np.int64), True, axis=-1)
+    return chosen[..., :-1]
 
 
 def max_over_mean(counts: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def survey_of(trace: RoutingTrace, name: str, phase: Phase = "all") -> Survey:
     """A trace, or one phase of it, told in numbers. Raises ValueError if it has no token."""
-    selected = trace.selected_experts[trace.tokens(phase)]
+    selected = np.where(trace.is_active, trace.selected_experts, NO_EXPERT)[trace.tokens(phase)].astype(np.uint8)
     if not len(selected):
         raise ValueError("There is no token to survey. Write something first.")
     counts = trace.expert_counts(phase)

@@ -58,7 +58,7 @@ class Column:
             logits = event.routing.router_logits[0]  # [L, E]
             exp = np.exp(logits - logits.max(-1, keepdims=True))
             chosen = np.take_along_axis(exp, event.routing.selected_experts[0].astype(np.int64), -1)
-            self._mass += float((chosen.sum(-1) / exp.sum(-1)).mean())
+            self._mass += float(((chosen * event.routing.is_active[0]).sum(-1) / exp.sum(-1)).mean())
         elif isinstance(event, Finished):
             self.finished = event
 

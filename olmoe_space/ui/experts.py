@@ -22,6 +22,8 @@ from .chat import MODEL_QUEUE, UNREACHED
 from .compare import KEEP_S, opened_from
 from .comparing import as_value
 from .expert_files import FIGURES, KINDS, maker
+from .muting import HEAD as MUTE_HEAD
+from .muting import mute_part
 from .plain_text import plain_text
 from .studying import Studying
 from .surveying import Surveying, survey_of_reply, survey_of_texts
@@ -57,9 +59,12 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         gr.HTML(html_template=STUDY_HEAD, container=False, padding=False)
     study_error = plain_text("study-error", "alert")
     view = _view(info)
-    layer, expert = (gr.Number(0, label=name, elem_id=f"mute-{name.lower()}", min_width=70, visible=False)
+    layer, expert = (gr.Number(0, label=name, elem_id=f"mute-{name.lower()}", min_width=70, render=False)
                      for name in ("Layer", "Expert"))
     _files(info, surveying, studying, layer)
+    with gr.Column(elem_id="mute"):
+        gr.HTML(html_template=MUTE_HEAD, container=False, padding=False)
+        mute_part(info, job, settings, surveying, studying, layer, expert)
 
     def survey(typed: Any, second: Any, wanted_k: Any) -> Updates:
         try:
@@ -124,7 +129,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         opened = opened_from(turn)
         assert turn is not None
         return {tabs: gr.Tabs(selected="experts-tab"), text: "".join(opened.text.texts), survey_error: "",
-                k: turn.question.request.routing.num_experts_per_tok, surveying: survey_of_reply(opened, turn.question)}
+                k: turn.question.request.routing.num_experts_per_tok, surveying: survey_of_reply(opened, turn)}
 
     button.click(open_here, turn_state, [tabs, text, k, survey_error, surveying], **_AT_ONCE)
 

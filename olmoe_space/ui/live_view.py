@@ -194,16 +194,17 @@ class _Phase:
         logits = routing.router_logits  # [T, L, E]
         if logits.shape[1:] != self._counts.shape:
             raise ValueError(f"routing of {logits.shape[1:]} experts, but the model has {self._counts.shape}")
-        cells = (routing.selected_experts + self._offsets).ravel()  # [T * L * K]
+        active = routing.is_active                                  # [T, L, K]
+        cells = (routing.selected_experts + self._offsets)[active]  # one a token, layer and active expert
         size = self._counts.size
         self._counts += np.bincount(cells, minlength=size).reshape(self._counts.shape)
-        self._weights += np.bincount(cells, weights=routing.routing_weights.ravel(),
+        self._weights += np.bincount(cells, weights=routing.routing_weights[active],
                                      minlength=size).reshape(self._counts.shape)
         shifted = logits - logits.max(-1, keepdims=True)
         exp = np.exp(shifted)
         norm = exp.sum(-1)                                          # [T, L]
-        chosen = exp.ravel()[cells + np.repeat(np.arange(len(texts)) * size, cells.size // max(1, len(texts)))]
-        mass = (chosen.reshape(routing.selected_experts.shape).sum(-1) / norm).mean(-1)     # [T]
+        chosen = np.take_along_axis(exp, routing.selected_experts.astype(np.int64), -1) * active
+        mass = (chosen.sum(-1) / norm).mean(-1)                             # [T]
         entropy = (np.log(norm) - np.einsum("tle,tle->tl", exp, shifted) / norm).mean(-1)   # [T]
         self._tokens += len(texts)
         self._mass += float(mass.sum())
@@ -220,8 +221,8 @@ class _Phase:
     def chunk(self, start: int) -> dict[str, Any]:
         """The tokens from `start` on: texts, and what each expert did for each of them.
 
-        Sparse (experts uint8 [T, L, K] and weights float16 [T, L, K]) or, where that is larger, dense (weights
-        float16 [T, L, E], -1 where not selected)."""
+        Sparse (experts uint8 [T, L, K] and weights float16 [T, L, K], -1 where the expert was not active) or, where
+        that is larger, dense (weights float16 [T, L, E], -1 likewise)."""
         texts = self._texts[start:]
         chunk: dict[str, Any] = {"from": start, "texts": texts,
                                  "mass": [round(x, 4) for x in self._masses[start:]],
@@ -232,7 +233,7 @@ class _Phase:
         missing = len(texts)
         for routing in reversed(self._routings):  # from the end: a frame carries the latest few
             experts.append(routing.selected_experts[-missing:])
-            weights.append(routing.routing_weights[-missing:])
+            weights.append(np.where(routing.is_active, routing.routing_weights, -1)[-missing:])
             missing -= len(experts[-1])
             if missing <= 0:
                 break

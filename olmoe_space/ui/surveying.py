@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ask import Question
 from ..request import RoutingPolicy, visible_message
 from ..settings import Settings
 from ..survey import Overlap, Survey
 from .compare import Opened
 from .comparing import reason_of
-from .turn import Job, closing_iterator
+from .turn import Job, Turn, closing_iterator
 
 THIS, OTHER = "this text", "the other text"
 
@@ -64,13 +63,15 @@ def survey_of_texts(text: Any, other: Any, policy: RoutingPolicy, settings: Sett
     return Surveying("survey", texts, policy)
 
 
-def survey_of_reply(opened: Opened, question: Question) -> Surveying:
-    text = opened.text
-    return Surveying("survey_reply", text.prompt_ids, text.token_ids, question.request.routing, text.name)
+def survey_of_reply(opened: Opened, turn: Turn) -> Surveying:
+    text, started = opened.text, turn.recorder.started
+    assert started is not None  # there is a reply
+    return Surveying("survey_reply", text.prompt_ids, text.token_ids, turn.question.request.routing, text.name,
+                     started.seed)
 
 
 def _shown(survey: Survey) -> dict[str, Any]:
-    return {"name": survey.name, "pieces": survey.pieces, "k": survey.num_experts_per_tok,
+    return {"name": survey.name, "pieces": survey.pieces, "k": round(survey.mean_k, 2),
             "counts": survey.counts.tolist(), "selected": packed(survey.selected_experts, "u1"),
             "max_over_mean": survey.max_over_mean.round(3).tolist(), "variation": survey.variation.round(3).tolist(),
             "entropy": survey.entropy.round(3).tolist(),
