@@ -14,8 +14,8 @@ PACKAGE = "olmoe_space"
 FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
-PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk", "comparison", "truth"}
+PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
+         "answer", "walk", "comparison", "truth"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
