@@ -169,7 +169,7 @@ class Turn:
 
 
 @contextmanager
-def closing_iterator(events: Iterable[Event]) -> Iterator[Iterator[Event]]:
+def closing_iterator(events: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """Closes the stream however it is left (read to its end, stopped, failed, or the visitor went away): that is
     what ends the computation behind it."""
     iterator = iter(events)
