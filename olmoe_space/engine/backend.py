@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from .cpu.kernels import CpuKernels
 from .kernels import BackendUnavailable, Kernels
 from .pytorch import PyTorchKernels
 
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 
 BUILDERS: dict[str, Callable[[Any], Kernels]] = {
+    "numba": CpuKernels,
     "torch": PyTorchKernels,
 }
 """Backend, as OLMOE_BACKEND names it -> model -> its kernels, or BackendUnavailable. Fastest first: the first that can
