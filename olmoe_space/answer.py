@@ -13,8 +13,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
 
     expert_counts and prompt_expert_counts: L x E, how many tokens of the reply (the prompt) each expert worked on;
     a row of the first sums to new_tokens x k, of which mean_k is the mean over the reply's tokens and layers. policy:
-    what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of
-    the router's probability that the selected experts hold. routing_entropy: likewise, in nats. finish_reason is
+    what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of the
+    router's probability that the selected experts hold. routing_entropy: likewise, in nats. finish_reason is
     "stopped", and what only the engine could have measured None, for a reply that was not let to its end. Raises
     ValueError for one that has not begun.
     """

@@ -62,7 +62,7 @@ class RoutingPolicy:
     k_min, k_max: bounds of an adaptive k and of a rule's.
     rule: chooses k for each token and layer anew.
     expert_scales: factors on single experts' weights, after the weighting; 0 mutes an expert, which then counts as
-        not selected, and leaves the others' weights as they were. Any (layer, expert, factor); factors of 1 are dropped.
+        not selected, and leaves the others' weights as they were. Any triples; factors of 1 are dropped.
     """
 
     num_experts_per_tok: int | Literal["adaptive"] = 8

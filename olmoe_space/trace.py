@@ -126,7 +126,7 @@ class RoutingTrace:
         return file.getvalue()
 
     def to_json(self) -> str:
-        """The trace as JSON: per token its text, and the active experts and their weights [L][k]; and the counts [L][E]."""
+        """The trace as JSON: per token its text, active experts and their weights [L][k]; and the counts [L][E]."""
         active = lambda values, t: [row[:k] for row, k in  # noqa: E731
                                     zip(values[t].tolist(), self.active_experts[t].tolist(), strict=True)]
         weights = self.routing_weights.round(6)

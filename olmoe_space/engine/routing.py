@@ -237,5 +237,5 @@ def _scaled(weights: Tensor, experts: Tensor, active: Tensor, scales: Tensor) ->
     """Factors on experts' weights; those muted go behind the others and are not counted as active."""
     factors = scales.expand(*experts.shape[:2], -1).gather(-1, experts)
     works = (torch.arange(experts.shape[-1], device=experts.device) < active) & (factors > 0)
-    order = works.to(torch.int8).argsort(-1, descending=True, stable=True)
+    order = works.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return (weights * factors).gather(-1, order), experts.gather(-1, order), works.sum(-1, keepdim=True)

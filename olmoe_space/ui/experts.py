@@ -25,6 +25,7 @@ from .expert_files import FIGURES, KINDS, maker
 from .muting import HEAD as MUTE_HEAD
 from .muting import mute_part
 from .plain_text import plain_text
+from .replies import Replies
 from .studying import Studying
 from .surveying import Surveying, survey_of_reply, survey_of_texts
 from .turn import Job, Turn
@@ -41,9 +42,8 @@ _SCRIPTS = ("live_view/words.js", "live_view/scale.js", "live_view/heatmap.js", 
 Updates = dict[Any, Any]
 
 
-def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, turn_state: gr.State,
-                after_reply: gr.Row) -> None:
-    """after_reply: the row under a chat's reply, which gets the button that opens it here."""
+def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies) -> None:
+    """replies: the chat's, any of which can be opened here."""
     surveying, studying = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="survey-compose", equal_height=True):
         text = gr.Textbox(START_TEXT, label="Text", elem_id="survey-text", lines=1, max_lines=6, scale=3,
@@ -122,16 +122,12 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
     study_stop.click(halt, studying, [study_run, study_stop], **_AT_ONCE)
     view.submit(choose, None, [layer, expert], **_AT_ONCE)
 
-    with after_reply:
-        button = gr.Button("Open in Experts", size="sm", elem_id="open-in-experts", scale=0, min_width=120)
-
-    def open_here(turn: Turn | None) -> Updates:
+    def open_here(turn: Turn) -> Updates:
         opened = opened_from(turn)
-        assert turn is not None
-        return {tabs: gr.Tabs(selected="experts-tab"), text: "".join(opened.text.texts), survey_error: "",
-                k: turn.question.request.routing.num_experts_per_tok, surveying: survey_of_reply(opened, turn)}
+        return {text: "".join(opened.text.texts), k: turn.question.request.routing.num_experts_per_tok,
+                survey_error: "", surveying: survey_of_reply(opened, turn)}
 
-    button.click(open_here, turn_state, [tabs, text, k, survey_error, surveying], **_AT_ONCE)
+    replies.opens("experts-tab", "Experts", open_here, [], [text, k, survey_error, surveying])
 
 
 def value_of(surveying: Surveying | None, studying: Studying | None, doing: str = "") -> str:

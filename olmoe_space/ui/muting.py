@@ -30,8 +30,8 @@ from .turn import Job
 NO_LOAD = "Which experts have an equal load is not known yet. Press Survey or Measure specialisation first."
 HEAD = ('<div class="ex-head"><h2>Mute or boost an expert</h2><p>The same prompt and seed three times: as the model '
         "is, with the expert’s weight × the factor (0 mutes it), and with the factor on a random expert of the same "
-        "layer and about the same load, as the control. Loads in brackets: tokens of the sample, or of the surveyed text."
-        "</p></div>")
+        "layer and about the same load, as the control. In brackets: its load, in tokens of the sample "
+        "or of the surveyed text.</p></div>")
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
 Updates = dict[Any, Any]
@@ -50,8 +50,8 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
         layer.render()
         expert.render()
         sampling = {
-            "factor": gr.Slider(0, 4, value=0, step=0.25, label="Weight ×", info="0 mutes, 1 changes nothing", buttons=[],
-                                elem_id="mute-factor", min_width=220),
+            "factor": gr.Slider(0, 4, value=0, step=0.25, label="Weight ×", info="0 mutes, 1 changes nothing",
+                                buttons=[], elem_id="mute-factor", min_width=220),
             "k": gr.Number(info.default_k, label="k", min_width=70, elem_id="mute-k"),
             "temperature": gr.Number(0, label="Temperature", step=0.1, min_width=90),
             "max_new_tokens": gr.Number(START_TOKENS, label="Max new tokens", min_width=110, elem_id="mute-tokens"),

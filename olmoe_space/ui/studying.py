@@ -57,7 +57,7 @@ class Studying:
     def _read(self, job: Job, domain: str) -> None:
         with closing_iterator(job("read_sample", domain, self.policy)) as texts:
             for text in texts:
-                self._texts.append(text)  # type: ignore[arg-type]
+                self._texts.append(text)
                 if self._stop.is_set():
                     return
 

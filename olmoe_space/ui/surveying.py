@@ -39,7 +39,7 @@ class Surveying:
                     if isinstance(result, Overlap):
                         self.overlap = result
                     else:
-                        self.surveys.append(result)  # type: ignore[arg-type]
+                        self.surveys.append(result)
         except Exception as error:
             self.refusal = reason_of(error)
         finally:

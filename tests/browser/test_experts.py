@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from .tabs import open_tab
+
 pytestmark = pytest.mark.browser
 SLOW = 240_000  # ms; a busy machine
 
@@ -19,12 +21,7 @@ class Visitor:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        expect(page.get_by_label("Message", exact=True)).to_be_visible(timeout=60_000)
-        tab = page.get_by_role("tab", name="Experts", exact=True)
-        if not tab.is_visible():  # on a phone the last tabs wait behind a button
-            page.locator("#tabs .overflow-menu > button").click()
-            tab = page.locator("#tabs .overflow-dropdown button", has_text="Experts")
-        tab.click()
+        open_tab(page, "Experts")
         self.view = page.locator("#experts-view")
         self.map = self.view.locator("canvas").first
         self.title = self.view.locator("article h2")
@@ -113,6 +110,26 @@ def test_a_chat_reply_opens_here(page: Page) -> None:
     box.fill("hi")
     box.press("Enter")
     expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=SLOW)
-    page.get_by_role("button", name="Open in Experts").click()
+    page.get_by_role("button", name="Open this reply in Experts").click()
     expect(page.locator("#experts-view [data-part=map-note]")).to_contain_text("of the chat's reply at k=8",
                                                                               timeout=SLOW)
+
+
+def test_an_expert_is_muted_beside_the_original_and_a_control(page: Page) -> None:
+    visitor = Visitor(page)
+    page.locator("#mute-run").click()
+    expect(page.locator("#mute-error")).to_contain_text("Press Survey")
+    visitor.survey()
+    visitor.map.click(position={"x": 300, "y": 8})
+    expect(visitor.title).to_have_text(re.compile("^Layer 0, "))
+    expert = visitor.title.inner_text().split()[-1]
+    expect(page.locator("#mute-expert input")).to_have_value(expert)
+    expect(page.locator("#mute-layer input")).to_have_value("0")
+    page.locator("#mute-run").click()
+    columns = page.locator("#mute-view .cmp-column")
+    expect(columns).to_have_count(3, timeout=SLOW)
+    expect(columns.locator("h3")).to_have_text(["as it is", re.compile(rf"^layer 0, expert {expert} × 0 "),
+                                                re.compile(r"^control: layer 0, expert \d+ × 0 ")])
+    expect(page.locator("#mute-view .cmp-doing")).to_contain_text("Seed 0.", timeout=SLOW)
+    for column in columns.all():
+        expect(column.locator(".cmp-note").last).to_contain_text(re.compile(r"[1-9]\d* tokens"))
