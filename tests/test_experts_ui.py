@@ -179,17 +179,20 @@ FIELDS = {"prompt": "Hello", "layer": 3, "expert": 5, "factor": 0, "k": 8, "temp
 
 
 def test_mute_asks_three_times_with_one_seed(studied: Studying) -> None:
-    load = load_of(surveyed("Hello you"), studied)
+    one = surveyed("Hello you")
+    assert load_of(one, None) == (one.surveys[0].counts, "of the 2 of this text")
+    load, _ = load_of(one, studied)
     assert load is studied.study.counts  # type: ignore[union-attr]
-    columns = muted(FIELDS, load, INFO, Settings()).columns
+    comparison, told = muted(FIELDS, load, INFO, Settings())
+    columns = comparison.columns
     own, scaled, control = (c.routing for c in columns)
     assert own.expert_scales == () and scaled.expert_scales == ((3, 5, 0.0),)
     ((layer, expert, factor),) = control.expert_scales
     assert (layer, factor) == (3, 0) and expert != 5
     assert abs(load[3, expert] - load[3, 5]) <= 0.25 * load[3, 5]
     assert {c.question.request.sampling.seed for c in columns} == {4}
-    assert [c.name.split(" (")[0] for c in columns] == ["as it is", "layer 3, expert 5 × 0",
-                                                        f"control: layer 3, expert {expert} × 0"]
+    assert [c.name for c in columns] == ["as it is", "expert 5 × 0", f"control: expert {expert} × 0"]
+    assert f"expert 5 works on {load[3, 5]} tokens" in told and f"expert {expert}, on {load[3, expert]}" in told
 
 
 @pytest.mark.parametrize(("changed", "said"), [

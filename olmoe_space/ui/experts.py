@@ -46,9 +46,9 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies)
     """replies: the chat's, any of which can be opened here."""
     surveying, studying = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="survey-compose", equal_height=True):
-        text = gr.Textbox(START_TEXT, label="Text", elem_id="survey-text", lines=1, max_lines=6, scale=3,
+        text = gr.Textbox(START_TEXT, label="Text", elem_id="survey-text", lines=2, max_lines=6, scale=3,
                           min_width=260)
-        other = gr.Textbox("", label="Another to compare it with", placeholder="None", elem_id="survey-other", lines=1,
+        other = gr.Textbox("", label="Another to compare it with", placeholder="None", elem_id="survey-other", lines=2,
                            max_lines=6, scale=2, min_width=260)
         k = gr.Number(info.default_k, label="k", elem_id="survey-k", scale=0, min_width=70)
         survey_run = gr.Button("Survey", variant="primary", elem_id="survey-run", scale=0, min_width=90)

@@ -30,8 +30,7 @@ from .turn import Job
 NO_LOAD = "Which experts have an equal load is not known yet. Press Survey or Measure specialisation first."
 HEAD = ('<div class="ex-head"><h2>Mute or boost an expert</h2><p>The same prompt and seed three times: as the model '
         "is, with the expert’s weight × the factor (0 mutes it), and with the factor on a random expert of the same "
-        "layer and about the same load, as the control. In brackets: its load, in tokens of the sample "
-        "or of the surveyed text.</p></div>")
+        "layer and about the same load, as the control.</p></div>")
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
 Updates = dict[Any, Any]
@@ -50,12 +49,13 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
         layer.render()
         expert.render()
         sampling = {
-            "factor": gr.Slider(0, 4, value=0, step=0.25, label="Weight ×", info="0 mutes, 1 changes nothing",
-                                buttons=[], elem_id="mute-factor", min_width=220),
+            "factor": gr.Slider(0, 4, value=0, step=0.25, label="Weight ×", buttons=[], elem_id="mute-factor",
+                                min_width=220),
             "k": gr.Number(info.default_k, label="k", min_width=70, elem_id="mute-k"),
             "temperature": gr.Number(0, label="Temperature", step=0.1, min_width=90),
             "max_new_tokens": gr.Number(START_TOKENS, label="Max new tokens", min_width=110, elem_id="mute-tokens"),
             "seed": gr.Textbox("0", label="Seed", max_lines=1, min_width=80)}
+    note = plain_text("mute-note", "status")
     view = comparison_view("columns", "mute-view")
 
     def start(before: Comparison | None, survey: Surveying | None, study: Studying | None, *values: Any) -> Updates:
@@ -63,10 +63,11 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
             before.stop()
         fields = dict(zip(("prompt", "layer", "expert", *sampling), values, strict=True))
         try:
-            asked = muted(fields, load_of(survey, study), info, settings)
+            load, of_what = load_of(survey, study)
+            asked, told = muted(fields, load, info, settings)
         except ValueError as refused:
             return {error: str(refused)}
-        return {error: "", running: asked, **_busy(run, stop, True)}
+        return {error: "", note: f"{told} {of_what}.", running: asked, **_busy(run, stop, True)}
 
     def compute(comparison: Comparison | None) -> Iterator[Updates]:
         if comparison is None or comparison.state != "waiting":
@@ -85,7 +86,7 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
 
     asked = gr.on([prompt.submit, run.click], start,
                   [running, surveying, studying, prompt, layer, expert, *sampling.values()],
-                  [error, running, run, stop], concurrency_limit=None, **_PRIVATE)
+                  [error, note, running, run, stop], concurrency_limit=None, **_PRIVATE)
     computed = running.change(compute, running, [error, view, run, stop], concurrency_id=MODEL_QUEUE,
                               concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):
@@ -93,21 +94,26 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
     stop.click(halt, running, [run, stop], **_AT_ONCE)
 
 
-def load_of(surveying: Surveying | None, studying: Studying | None) -> np.ndarray:
-    """int [L, E]: tokens that each expert worked on, over the sample if it was read, else in the surveyed text.
+def load_of(surveying: Surveying | None, studying: Studying | None) -> tuple[np.ndarray, str]:
+    """int [L, E], tokens that each expert worked on, over the sample if it was read, else in the surveyed text; and in
+    words of what.
 
     Raises ValueError if neither is there.
     """
     if studying is not None and studying.study is not None:
-        return studying.study.counts
+        return studying.study.counts, f"of the sample's {studying.study.tokens:,}"
     if surveying is not None and surveying.surveys:
-        return surveying.surveys[0].counts
+        survey = surveying.surveys[0]
+        return survey.counts, f"of the {len(survey.pieces):,} of {survey.name}"
     raise ValueError(NO_LOAD)
 
 
-def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: Settings) -> Comparison:
-    """The three requests. fields: prompt, layer, expert, factor, k, temperature, max_new_tokens, seed as typed; load:
-    int [L, E]. Raises ValueError for what cannot be asked."""
+def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: Settings) -> tuple[Comparison, str]:
+    """The three requests, and the two loads in words.
+
+    fields: prompt, layer, expert, factor, k, temperature, max_new_tokens and seed as typed; load: int [L, E]. Raises
+    ValueError for what cannot be asked.
+    """
     layer = whole_number(fields["layer"], "Layer", 0, info.num_layers - 1)
     expert = whole_number(fields["expert"], "Expert", 0, info.num_experts - 1)
     seed = given_seed(fields["seed"])
@@ -118,14 +124,15 @@ def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: S
     control = equal_load(load[layer], expert, seed)
     routing = question.request.routing
     scales = [ExpertScale.checked(layer, e, fields["factor"]) for e in (expert, control)]
-    names = ["as it is", *(f"{what}layer {layer}, expert {s.expert} × {s.factor:g} ({load[layer, s.expert]} tokens)"
+    names = ["as it is", *(f"{what}expert {s.expert} × {s.factor:g}"
                            for what, s in zip(("", "control: "), scales, strict=True))]
     policies = [routing, *(replace(routing, expert_scales=(s,)) for s in scales)]
     comparison = Comparison([replace(question, request=replace(question.request, routing=p)) for p in policies], info,
                             settings.live_updates_per_s)
     for column, name in zip(comparison.columns, names, strict=True):
         column.name = name
-    return comparison
+    return comparison, (f"Layer {layer}: expert {expert} works on {load[layer, expert]:,} tokens, its control, expert "
+                        f"{control}, on {load[layer, control]:,},")
 
 
 def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
