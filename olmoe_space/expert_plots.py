@@ -33,7 +33,8 @@ def layer_profile(imbalance: np.ndarray, variation: np.ndarray, entropy: np.ndar
         plot = figure.add_axes((left, 0.155, 0.275, 0.575), facecolor=look.surface)
         for name, values, colour, marker in curves:
             plot.plot(layers, values, color=colour, marker=marker, markersize=3.2, linewidth=1.6, label=name)
-        plot.set_ylim(0, 1.12 * max(1e-9, *(float(v.max()) for _, v, _, _ in curves)))
+        room = 1.4 if "imbalance" in title else 1.12  # for the legend above the curves
+        plot.set_ylim(0, room * max(1e-9, *(float(v.max()) for _, v, _, _ in curves)))
         plot.set_xticks(_steps(len(layers), 8))
         plot.set_xlabel("layer")
         if len(curves) > 1:
