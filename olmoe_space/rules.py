@@ -21,6 +21,7 @@ from .checks import real_number, shown, whole_number
 
 TOP_P, RELATIVE_SKIP, ENTROPY, LAYER_BUDGET, RANDOM = (
     "top-p", "relative-skip", "entropy", "layer-budget", "random")
+DEFAULTS = {TOP_P: 0.4, RELATIVE_SKIP: 0.3, ENTROPY: 0.8}  # the other two hang on the model
 ENTROPY_WIDTH = 0.16  # of H/ln E, from k_min to k_max
 MAX_FACTOR = 4.0
 
@@ -71,6 +72,22 @@ class TokenRule:
     def in_words(self) -> str:
         """top-p 0.4"""
         return f"{self.name} {self.parameter:g}"
+
+    def reasons(self, k_min: int, k_max: int) -> dict[str, Any]:
+        """Why k is what it is, for the page: the rule in words and what it does. JSON-safe."""
+        end = min(1.0, self.parameter + ENTROPY_WIDTH)
+        what = {
+            TOP_P: f"Each token gets, in each layer, the fewest experts whose probabilities reach {self.parameter:g}.",
+            RELATIVE_SKIP: "Each token gets, in each layer, the experts that are at least "
+                           f"{self.parameter:g} times as probable as the first.",
+            ENTROPY: f"k grows from {k_min} to {k_max} while the router's entropy goes from {self.parameter:g} to "
+                     f"{end:g} of its maximum.",
+            LAYER_BUDGET: f"Each layer has its own k, the same for every token; together they are {self.parameter:g}: "
+                          "those that change the experts' output least on a calibration text.",
+            RANDOM: f"{self.parameter:g} experts are drawn at random for each token and layer, with the router's own "
+                    "weights for them: a control.",
+        }[self.name]
+        return {"rule": self.in_words(), "what": what, "k_min": k_min, "k_max": k_max}
 
 
 def parse(text: str) -> TokenRule:

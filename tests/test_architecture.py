@@ -34,7 +34,7 @@ OURS: dict[str, set[str]] = {
     "conversation": {"request"},
     "trace": {"events"},
     "walk": set(),
-    "ask": {"request", "settings", "adaptive", "model_info", "trace", "events"},
+    "ask": {"request", "rules", "settings", "adaptive", "model_info", "trace", "events"},
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "rules", "events", "conversation", "model"},

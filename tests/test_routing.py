@@ -163,7 +163,8 @@ def test_scales_by_hand() -> None:
 
 
 EVERY_KIND = [
-    RoutingPolicy(5), RoutingPolicy(3, "renormalised"), varying("top-p:0.85", 1, 9), varying("relative-skip:0.3", 1, 12),
+    RoutingPolicy(5), RoutingPolicy(3, "renormalised"), varying("top-p:0.85", 1, 9),
+    varying("relative-skip:0.3", 1, 12),
     varying("top-p:0.7", 1, 16, "mass_preserving"), varying("entropy:0.6", 2, 11), varying("random:6", 1, 16),
     RoutingPolicy(k_min=1, k_max=8, rule=TokenRule("layer-budget", 9, (1, 6, 2))),
     RoutingPolicy(4, expert_scales=[(0, 3, 0), (1, 5, 2.5), (2, 7, 0)]),

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.engine import Engine
+from ..events import Event
 from ..model_info import ModelInfo
 from ..request import GenerationRequest
 from .claims import check_claims
 from .compare import differences
 from .dataflow import inside
+from .layer_budget import settled_request
 from .performance import machine, speed_at_k
 from .reading import read_sample, survey_reply, survey_texts
 from .specialisation import studies
@@ -33,6 +35,14 @@ class Job:
     run: Callable[..., Iterator[Any]]
     seconds: Callable[..., int]
     on_device: bool = True
+
+
+def _reply(engine: Engine, request: GenerationRequest) -> Iterator[Event]:
+    return engine.stream(settled_request(engine, request))
+
+
+def _replies(engine: Engine, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Event]]:
+    return engine.stream_together([settled_request(engine, request) for request in requests])
 
 
 def _reply_seconds(request: GenerationRequest) -> int:
@@ -62,8 +72,8 @@ def _one_forward_seconds(*_: Any) -> int:
 
 
 JOBS: dict[str, Job] = {
-    "chat": Job(Engine.stream, _reply_seconds),
-    "compare": Job(Engine.stream_together, _replies_seconds),
+    "chat": Job(_reply, _reply_seconds),
+    "compare": Job(_replies, _replies_seconds),
     "inside": Job(inside, _one_forward_seconds),
     "differences": Job(differences, _measurement_seconds),
     "truth_meter": Job(truth_meter, _measurement_seconds),

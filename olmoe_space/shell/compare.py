@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ..answer import final_answer
-from ..ask import FIXED, given_seed, request_from_fields
+from ..ask import given_seed, request_from_fields, setting_fields
 from ..comparison import END, Difference, Speed, only_one_used
 from ..lab.compare import differences
+from ..lab.layer_budget import settled_request
 from ..request import ADAPTIVE
 from ..settings import Settings
 from ..trace import RoutingTrace, TraceRecorder
@@ -24,7 +25,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "compare", help="one prompt under several k, where the replies part and why")
     parser.add_argument("prompt")
-    parser.add_argument("--k", default="8,16,32,64", help="active experts, comma-separated; 'adaptive' may be one")
+    parser.add_argument("--k", default="8,16,32,64", help="active experts, comma-separated; 'adaptive' or a "
+                        "rule such as top-p:0.4 may be one")
     parser.add_argument("--weighting", default="raw", help="raw, renormalised or mass_preserving")
     parser.add_argument("--system-prompt", default="")
     parser.add_argument("--temperature", default=0)
@@ -42,13 +44,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     seed = secrets.randbelow(2**32) if seed is None else seed
     ks = [k.strip() for k in args.k.split(",")]
     questions = [request_from_fields(
-        args.prompt, info=loaded.info, settings=settings, mode=ADAPTIVE if k == ADAPTIVE else FIXED,
-        num_experts_per_tok=None if k == ADAPTIVE else k, weighting=args.weighting, system_prompt=args.system_prompt,
-        temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_new_tokens, seed=seed) for k in ks]
+        args.prompt, info=loaded.info, settings=settings, **setting_fields(k), weighting=args.weighting,
+        system_prompt=args.system_prompt, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_new_tokens, seed=seed) for k in ks]
     recorders = [TraceRecorder() for _ in questions]
     partings, speeds = list[Difference](), dict[int, float]()
     with until_stopped() as ending:
-        for row, event in engine.stream_together([q.request for q in questions]):
+        for row, event in engine.stream_together([settled_request(engine, q.request) for q in questions]):
             recorders[row].add(event)
         traces = [recorder.trace() for recorder in recorders]
         prompt = traces[0].token_ids[:traces[0].prompt_tokens].tolist()
@@ -60,9 +61,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     begun = [(recorder, q) for recorder, q in zip(recorders, questions, strict=True) if recorder.new_tokens]
     replies = [final_answer(recorder, q.choice) for recorder, q in begun]
     for reply in replies:
-        reply["tokens_per_s_alone"] = speeds.get(reply["num_experts_per_tok"])
-        reply["active_params"] = loaded.info.active_params(reply["num_experts_per_tok"])
-    names = [k if k == ADAPTIVE else f"k={k}" for k in ks]
+        reply["tokens_per_s_alone"] = None if reply["policy"] else speeds.get(reply["num_experts_per_tok"])
+        reply["active_params"] = loaded.info.active_params(reply["mean_k"])
+    names = [k if k == ADAPTIVE or ":" in k else f"k={k}" for k in ks]
     if args.json:
         print(json.dumps({"model": loaded.info.name, "seed": seed, "settings": names, "replies": replies,
                           "partings": [_plain(p) for p in partings]}))
@@ -79,8 +80,7 @@ def _tokens(trace: RoutingTrace) -> list[int]:
 
 
 def _plain(parting: Difference) -> dict[str, Any]:
-    return asdict(parting) | {"token_ids": parting.token_ids.tolist(), "probs": parting.probs.round(6).tolist(),
-                              "experts": [experts.tolist() for experts in parting.experts]}
+    return asdict(parting) | {"token_ids": parting.token_ids.tolist(), "probs": parting.probs.round(6).tolist()}
 
 
 def _told(name: str, reply: dict[str, Any]) -> str:

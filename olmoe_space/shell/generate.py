@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..answer import final_answer
-from ..ask import FIXED, request_from_fields
+from ..ask import request_from_fields, rule_fields, setting_fields
 from ..events import Token
-from ..request import ADAPTIVE
+from ..lab.layer_budget import settled_request
+from ..rules import parse
 from ..settings import Settings
 from ..trace import TraceRecorder
 from .loading import load_engine
@@ -21,6 +22,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser("generate", help="answer one message")
     parser.add_argument("message")
     parser.add_argument("--k", default=None, help="active experts, 1..64, or 'adaptive'; default: the model's own")
+    parser.add_argument("--policy", metavar="RULE:PARAMETER", default=None,
+                        help="k for each token and layer by a rule, such as top-p:0.4, relative-skip:0.3, entropy:0.8, "
+                             "layer-budget:96 or random:8, within --k-min and --k-max")
     parser.add_argument("--k-min", default=None)
     parser.add_argument("--k-max", default=None)
     parser.add_argument("--weighting", default="raw", help="raw, renormalised or mass_preserving")
@@ -36,15 +40,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     loaded, engine = load_engine(settings)
-    adaptive = args.k == ADAPTIVE
+    if args.policy is not None and args.k is not None:
+        raise ValueError("Give --k or --policy, not both: a rule chooses k itself.")
+    setting = setting_fields(args.k) if args.policy is None else rule_fields(parse(args.policy))
     question = request_from_fields(
-        args.message, None, info=loaded.info, settings=settings, mode=ADAPTIVE if adaptive else FIXED,
-        num_experts_per_tok=None if adaptive else args.k, k_min=args.k_min, k_max=args.k_max,
+        args.message, None, info=loaded.info, settings=settings, **setting, k_min=args.k_min, k_max=args.k_max,
         weighting=args.weighting, system_prompt=args.system_prompt, temperature=args.temperature, top_p=args.top_p,
         max_new_tokens=args.max_new_tokens, seed=args.seed)
     recorder = TraceRecorder()
     with until_stopped() as ending:
-        for event in engine.stream(question.request):
+        for event in engine.stream(settled_request(engine, question.request)):
             recorder.add(event)
             if isinstance(event, Token) and not args.json:
                 print(event.text, end="", flush=True)

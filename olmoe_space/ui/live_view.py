@@ -92,7 +92,8 @@ class LiveFrames:
 
     info: the loaded model. chat: totals of the chat's earlier requests; None at its start.
     max_per_second: upper limit of frames. choice: why k is what it is, as `adaptive.Choice.as_dict()` gives it
-    (k, score, contributions, terms); None in fixed mode. clock: seconds, for tests.
+    (k, score, contributions, terms) or `rules.TokenRule.reasons` (rule, what); None in fixed mode. clock: seconds,
+    for tests.
 
     A frame holds cumulative counts and the tokens since the frame before the previous one, so one that gets lost
     does no harm: the next has right counts and the lost tokens, and the last has every token.
@@ -155,18 +156,25 @@ class LiveFrames:
         totals = self._decode.totals
         return totals.mass / totals.tokens if totals.tokens else 0.0
 
+    @property
+    def mean_k(self) -> float:
+        """Experts that worked on a token in a layer, mean over the reply, or over the prompt before there is a reply;
+        0 before there is either."""
+        totals = self._decode.totals if self._decode.totals.tokens else self._prefill.totals
+        return float(totals.counts.sum()) / (totals.tokens * self.info.num_layers) if totals.tokens else 0.0
+
     def _frame(self, complete: bool, chat: ChatTotals | None = None) -> str:
         chat = chat or self._chat
         started, info = self._started, self.info
-        k = started.num_experts_per_tok if started else info.default_k
+        mean_k = self.mean_k or info.default_k
         first_prompt_token = max(0, self._prefill.totals.tokens - PROMPT_TOKENS_LISTED)
         frame: dict[str, Any] = {
             "version": FORMAT_VERSION, "request": self._id, "complete": complete,
             "finish_reason": self._finished.finish_reason if self._finished else None,
-            "num_layers": info.num_layers, "num_experts": info.num_experts, "num_experts_per_tok": k,
+            "num_layers": info.num_layers, "num_experts": info.num_experts, "mean_k": mean_k,
             "weighting": started.weighting if started else "raw",
             "prompt_tokens": started.prompt_tokens if started else self._prefill.totals.tokens,
-            "active_params": info.active_params(k), "total_params": info.total_params,
+            "active_params": info.active_params(mean_k), "total_params": info.total_params,
             "prefill": _totals(self._prefill.totals, exact=complete),
             "decode": _totals(self._decode.totals, exact=complete),
             "reply": self._decode.chunk(0 if complete else self._sent[0]),
@@ -195,6 +203,7 @@ class _Phase:
         self._routings: list[Routing] = []
         self._masses: list[float] = []
         self._entropies: list[float] = []
+        self._ks: list[float] = []
 
     def add(self, texts: Sequence[str], routing: Routing) -> None:
         logits = routing.router_logits  # [T, L, E]
@@ -219,6 +228,7 @@ class _Phase:
         self._routings.append(routing)
         self._masses.extend(mass.tolist())
         self._entropies.extend(entropy.tolist())
+        self._ks.extend(routing.active_experts.mean(-1).tolist())
 
     @property
     def totals(self) -> Totals:
@@ -232,7 +242,8 @@ class _Phase:
         texts = self._texts[start:]
         chunk: dict[str, Any] = {"from": start, "texts": texts,
                                  "mass": [round(x, 4) for x in self._masses[start:]],
-                                 "entropy": [round(x, 4) for x in self._entropies[start:]]}
+                                 "entropy": [round(x, 4) for x in self._entropies[start:]],
+                                 "ks": [round(x, 4) for x in self._ks[start:]]}
         if not texts:
             return chunk
         experts, weights = [], []
@@ -248,11 +259,11 @@ class _Phase:
         num_layers, num_experts = self._counts.shape
         k = selected.shape[-1]
         if 3 * k <= 2 * num_experts:
-            chunk.update(k=k, experts=_base64(selected.astype(np.uint8)), weights=_base64(weight))
+            chunk.update(width=k, experts=_base64(selected.astype(np.uint8)), weights=_base64(weight))
         else:
             dense = np.full((len(texts), num_layers, num_experts), -1, "<f2")
             np.put_along_axis(dense, selected.astype(np.int64), weight, -1)
-            chunk.update(k=k, weights=_base64(dense))
+            chunk.update(weights=_base64(dense))
         return chunk
 
 

@@ -57,7 +57,7 @@ class Turn:
         self._stop = threading.Event()
         self._pieces: list[str] = []
         self._started_at = self._first_at = self._last_at = 0.0
-        choice = question.choice.as_dict() if question.choice else None
+        choice = _reasons(question)
         self._chosen: Turn = self
         totals = former.totals() if former else None
         self._live = LiveFrames(info, totals, max_per_second=updates_per_s, choice=choice)
@@ -134,7 +134,8 @@ class Turn:
         started, finished = self.recorder.started, self.recorder.finished
         if started is None:
             return ""
-        parts = [f"k {started.num_experts_per_tok}", *self._rates()]
+        k = self._live.mean_k or started.num_experts_per_tok
+        parts = [f"k {round(k, 1):g}", *self._rates()]
         if self.state == "done":
             parts.append(f"mass {decimals(self._live.routing_mass)}")
             parts.append("stopped" if self.stopped else ENDINGS[finished.finish_reason] if finished else "")
@@ -193,7 +194,15 @@ class Turn:
         if started is None:
             return ""
         return (f"seed {started.seed} · {started.prompt_tokens} prompt + {self.recorder.new_tokens} new tokens · "
-                f"{started.weighting.replace('_', '-')} weights")
+                f"{started.weighting.replace('_', '-')} weights{' · ' if started.policy else ''}{started.policy}")
+
+
+def _reasons(question: Question) -> dict[str, Any] | None:
+    """Why k is what it is; None where it was simply set."""
+    routing = question.request.routing
+    if routing.rule is not None:
+        return routing.rule.reasons(routing.k_min, routing.k_max)
+    return question.choice.as_dict() if question.choice else None
 
 
 @contextmanager
