@@ -26,6 +26,7 @@ from .downloads import private_file
 from .measuring import Measurement, Text, text_of_columns
 from .plain_text import plain_text
 from .replies import Replies
+from .sharing import Sharing
 from .turn import Job, Turn
 
 START_KS = (8, 16, 32, 64)
@@ -84,7 +85,7 @@ def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[
     return questions
 
 
-def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies) -> None:
+def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies, sharing: Sharing) -> None:
     """replies: the chat's, any of which can be opened here."""
     running, opened_state = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="compare-compose", equal_height=True):
@@ -143,8 +144,27 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies)
                 **{sampling[name]: value for name, value in values.items()},
                 **truth.choices(comparison, opened, opened.text.name)}
 
+    _offer(sharing, info, settings, prompt, choices, sampling, running)
     replies.opens("compare-tab", "Compare", open_here, [running],
                   [prompt, opened_state, error, truth.source, *sampling.values()])
+
+
+def _offer(sharing: Sharing, info: ModelInfo, settings: Settings, prompt: gr.Textbox, choices: list[gr.Dropdown],
+           sampling: dict[str, Any], running: gr.State) -> None:
+    """The tab's view: prompt, settings and sampling, with the seed of what was run last if it was left to chance."""
+    names = [f"{name}_{i + 1}" for i in range(len(START_KS)) for name in ("k", "weighting")]
+
+    def check(fields: dict[str, Any]) -> None:
+        pairs = [(fields[f"k_{i + 1}"], fields[f"weighting_{i + 1}"]) for i in range(len(START_KS))]
+        drawn = {name: fields[name] for name in sampling}
+        questions_from_fields(fields["prompt"], None, pairs, info, settings, **drawn)
+
+    def now(fields: dict[str, Any], comparison: Comparison | None) -> dict[str, Any]:
+        drawn = comparison is not None and given_seed(fields["seed"]) is None
+        return fields | ({"seed": str(comparison.seed)} if comparison is not None and drawn else {})
+
+    sharing.offers("compare-tab", {"prompt": prompt, **dict(zip(names, choices, strict=True)), **sampling}, check, now,
+                   [running])
 
 
 def _setting_fields(info: ModelInfo) -> list[gr.Dropdown]:
