@@ -14,12 +14,13 @@ from .ask import MODES, Question, choice_from_fields, request_from_fields
 from .engine.engine import Engine
 from .engine.proof import prove
 from .events import Token
-from .lab.benchmark import benchmark, hardware
+from .lab.benchmark import hardware
 from .lab.dataflow import as_json, as_text, walk
 from .lab.quality import HELD_OUT, as_rows, as_table, quality, read_texts, speeds
 from .model.loader import LoadedModel, ModelUnavailable, load
 from .request import ADAPTIVE, RoutingPolicy
 from .settings import Settings, from_environment
+from .shell import benchmark
 from .trace import TraceRecorder
 from .truth import Score, verdict
 
@@ -86,11 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     costs.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     costs.set_defaults(run=_quality)
 
-    speed = commands.add_parser("benchmark", help="speed against stock transformers, in one run")
-    speed.add_argument("--k", default="8,64", help="active experts to measure, comma-separated")
-    speed.add_argument("--new-tokens", type=int, default=64, help="tokens decoded in each repeat")
-    speed.add_argument("--repeats", type=int, default=5)
-    speed.set_defaults(run=_benchmark)
+    benchmark.add_to(commands)
     return parser
 
 
@@ -132,13 +129,6 @@ def _dataflow(args: argparse.Namespace, settings: Settings) -> int:
     routing = RoutingPolicy(loaded.info.default_k if args.k is None else args.k, args.weighting)
     told = walk(engine, args.text, args.token, routing)
     print(json.dumps(as_json(told, args.layer)) if args.json else as_text(told, args.layer))
-    return 0
-
-
-def _benchmark(args: argparse.Namespace, settings: Settings) -> int:
-    loaded = load(settings)
-    ks = [int(k) for k in args.k.split(",")]
-    print(json.dumps(benchmark(loaded.model, loaded.tokenizer, loaded.info, ks, args.new_tokens, args.repeats)))
     return 0
 
 

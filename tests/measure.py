@@ -44,7 +44,7 @@ def view_cost() -> dict[str, float]:
     from olmoe_space.ask import request_from_fields
     from olmoe_space.conversation import encode
     from olmoe_space.engine.engine import Engine
-    from olmoe_space.lab.benchmark import _untraced
+    from olmoe_space.lab.benchmark import untraced
     from olmoe_space.model.loader import load
     from olmoe_space.settings import EMBEDDED_MODEL, Settings
     from olmoe_space.ui.live_view import LiveFrames
@@ -70,7 +70,7 @@ def view_cost() -> dict[str, float]:
 
     times: dict[str, list[float]] = {"bare": [], "events": [], "view": []}
     for _ in range(REPEATS + 1):
-        times["bare"].append(_untraced(loaded.model, ids, loaded.info.default_k, NEW_TOKENS))
+        times["bare"].append(untraced(loaded.model, ids, loaded.info.default_k, NEW_TOKENS))
         times["events"].append(streamed(draw=False))
         times["view"].append(streamed(draw=True))
     bare, events, view = (median(t[1:]) for t in times.values())

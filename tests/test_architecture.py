@@ -40,7 +40,8 @@ OURS: dict[str, set[str]] = {
     "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
-    "__main__": EVERYTHING - {"ui"},
+    "shell": EVERYTHING - {"ui"},
+    "__main__": (EVERYTHING | {"shell"}) - {"ui"},
     "app": EVERYTHING,
 }
 
@@ -57,6 +58,7 @@ OTHERS: dict[str, set[str]] = {
     "plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
+    "shell": {"torch", "transformers"},
     "app": {"gradio", "spaces"},
 }
 

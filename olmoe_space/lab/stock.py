@@ -4,7 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CompileConfig
+
+from .limits import now
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to run stock `generate`. compile_s: what it costs before the first token, in words."""
+
+    name: str
+    compile_cost: str
+    experts: str | None = None  # the experts implementation, or None for what the model has
+    options: dict[str, Any] = field(default_factory=dict)  # of generate
+
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
+    Recipe("generate", "none"),
+    Recipe("static", "a compilation for every k and batch size: tens of seconds each", "batched_mm",
+           {"cache_implementation": "static"}),
+    Recipe("max-autotune", "as static, with kernels tried out: about a minute each; the fastest stock recipe known",
+           "batched_mm", {"cache_implementation": "static", "compile_config": CompileConfig(mode="max-autotune")}),
+)}
 
 
 @contextmanager
@@ -23,3 +49,42 @@ def stock_at(model: Any, k: int) -> Iterator[Any]:
     finally:
         for router, value in zip(routers, before, strict=True):
             router.top_k = value
+
+
+@contextmanager
+def _experts(model: Any, implementation: str | None) -> Iterator[None]:
+    if implementation is None:
+        yield
+        return
+    before = model.get_experts_implementation()
+    model.set_experts_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+def decode_seconds(model: Any, ids: Tensor, k: int, new_tokens: int, recipe: Recipe) -> tuple[float, float]:
+    """Greedy `generate` behind ids [B, N] -> seconds to the first token, seconds a step after it.
+
+    A step gives a token to each row. The first is a run of one token, the second a long run less that.
+    """
+
+    def run(tokens: int) -> float:
+        began = now(ids.device)
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
+                       do_sample=False, **recipe.options)
+        return now(ids.device) - began
+
+    with stock_at(model, k), _experts(model, recipe.experts):
+        first = run(1)
+        return first, (run(new_tokens) - first) / (new_tokens - 1)
+
+
+@torch.inference_mode()
+def prefill_seconds(model: Any, ids: Tensor, k: int) -> float:
+    """One forward over ids [B, N] with a cache and the head on the last token."""
+    with stock_at(model, k):
+        began = now(ids.device)
+        model(ids, use_cache=True, logits_to_keep=1)
+        return now(ids.device) - began

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..model_info import ModelInfo
 from ..settings import EMBEDDED_MODEL, HUB_MODEL, Settings
+from .random_weights import random_model, shape_of
 from .structure import weights_of
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,18 @@ def load(settings: Settings) -> LoadedModel:
     except ModelUnavailable as error:
         log.warning("%s Serving olmoe-tiny instead.", error)
         return _load(str(EMBEDDED_MODEL), device, settings, notice=f"olmoe-tiny is served instead. {error}")
+
+
+def load_random(shape: str, settings: Settings) -> LoadedModel:
+    """Random weights of the shape of a hub id or folder, with olmoe-tiny's tokenizer: for measurements of speed.
+
+    Raises ValueError for a shape that is not known.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = shape_of(shape)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL, trust_remote_code=False)
+    model = random_model(config, _dtype(settings, device, config), device)
+    return LoadedModel(model, tokenizer, _info(f"random weights of {shape}", model, tokenizer, settings, notice=""))
 
 
 def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedModel:

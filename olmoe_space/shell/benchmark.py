@@ -1,0 +1,111 @@
+"""`benchmark`: speed of this engine beside stock transformers and what memory allows, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from ..engine.engine import Engine
+from ..engine.proof import prove
+from ..lab.benchmark import Plan, Record, benchmark, hardware
+from ..lab.benchmark_report import as_json, as_table, curve
+from ..lab.limits import copy_bandwidth
+from ..lab.stock import RECIPES
+from ..model.loader import load, load_random
+from ..settings import HUB_MODEL, Settings
+
+# Without arguments: on a CPU a minute or two, on a GPU the whole table.
+DEFAULTS = {"cpu": {"k": "1,8,64", "batch": "1,8", "prefill": "256", "new_tokens": 32, "repeats": 3},
+            "cuda": {"k": "1,2,4,8,16,32,64", "batch": "1,8,32", "prefill": "128,512,2048", "new_tokens": 64,
+                     "repeats": 5}}
+
+
+def add_to(commands: Any) -> None:
+    """The command and its options, to argparse's subparsers."""
+    parser = commands.add_parser(
+        "benchmark", help="speed against stock transformers and the memory's limit, in one run",
+        description="Prints a table and, last, one JSON line. Ctrl-C or SIGTERM ends it with what has been measured. "
+                    "A batch of more than one row is also measured with rows of k = 4, 8, 16 and 32 mixed.")
+    parser.add_argument("--random-weights", nargs="?", const=HUB_MODEL, metavar="HUB_ID",
+                        help=f"random weights of this model's shape, without the hub (default {HUB_MODEL})")
+    parser.add_argument("--k", help="active experts, comma-separated; default on a GPU 1,2,4,8,16,32,64")
+    parser.add_argument("--batch", help="rows decoded together, comma-separated; default on a GPU 1,8,32")
+    parser.add_argument("--prefill", help="prompt lengths in tokens; those over the context are left out; 0: none")
+    parser.add_argument("--chats", type=int, default=8, help="streams at once; 1: not measured (default 8)")
+    parser.add_argument("--stock", default="generate", metavar="RECIPE[,RECIPE]",
+                        help="stock transformers beside it: none, or of " + "; ".join(
+                            f"{r.name} (compile time: {r.compile_cost})" for r in RECIPES.values()))
+    parser.add_argument("--new-tokens", type=int, help="tokens decoded in each repeat")
+    parser.add_argument("--repeats", type=int, help="of each measurement, after one to warm up")
+    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw decode speed at batch 1 against k")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    loaded = load_random(args.random_weights, settings) if args.random_weights else load(settings)
+    kind = loaded.model.device.type
+    plan = _plan(args, DEFAULTS[kind])
+    prove(loaded.model)
+    engine = Engine(loaded.model, loaded.tokenizer)
+    _say(f"{loaded.info.name}, {loaded.info.dtype}, {hardware(loaded.info)}: copying, to learn how fast memory is")
+    bandwidth = copy_bandwidth(loaded.model.device)
+    records: list[Record] = []
+    interrupted = False
+    try:
+        for record in benchmark(engine, loaded.info, plan, bandwidth, _say):
+            records.append(record)
+            print("\r\033[K" + as_table([record]).splitlines()[-1], file=sys.stderr)
+    except KeyboardInterrupt:
+        interrupted = True
+    _say("stopped; this is what was measured\n" if interrupted else "")
+    machine = {"model": loaded.info.name, "dtype": loaded.info.dtype, "backend": loaded.info.backend,
+               "hardware": hardware(loaded.info), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+               "transformers": transformers.__version__, "copy_bytes_per_s": bandwidth,
+               "new_tokens": plan.new_tokens, "repeats": plan.repeats, "interrupted": interrupted}
+    print(f"{machine['model']}, {machine['dtype']}, {machine['hardware']}, {machine['date']}; "
+          f"copy {bandwidth / 1e9:.1f} GB/s")
+    print(as_table(records))
+    if args.plot and records:
+        _draw(args.plot, records, machine)
+    print(json.dumps(as_json(machine, records)))
+    return 130 if interrupted else 0
+
+
+def _plan(args: argparse.Namespace, defaults: dict[str, Any]) -> Plan:
+    given = {name: value if (value := getattr(args, name)) is not None else defaults[name] for name in defaults}
+    names = [name for name in args.stock.split(",") if name != "none"]
+    if unknown := [name for name in names if name not in RECIPES]:
+        raise ValueError(f"--stock must be none or of {', '.join(RECIPES)}; got {unknown[0]!r}.")
+    prefill = _numbers("--prefill", given["prefill"])
+    return Plan(ks=_numbers("--k", given["k"]), batches=_numbers("--batch", given["batch"]),
+                prefill=() if prefill == (0,) else prefill, chats=args.chats, new_tokens=given["new_tokens"],
+                repeats=given["repeats"], recipes=tuple(RECIPES[name] for name in names))
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers with commas between them; got {text!r}.") from None
+
+
+def _draw(path: Path, records: list[Record], machine: dict[str, Any]) -> None:
+    from ..plots import speed_curves, to_png
+
+    ks, lines = curve(records)
+    path.write_bytes(to_png(speed_curves(ks, lines, model=f"{machine['model']}, {machine['dtype']}",
+                                         hardware=machine["hardware"])))
+
+
+def _say(text: str) -> None:
+    """One line that is written over, on a terminal or in a log."""
+    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
