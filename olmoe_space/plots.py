@@ -58,11 +58,12 @@ def theme(dark: bool) -> Theme:
 
 
 def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: int, num_tokens: int,
-                   what: str = "the reply", unit: str = "tokens per expert", dark: bool = False) -> Figure:
+                   what: str = "the reply", unit: str = "tokens per expert", where: str = "",
+                   dark: bool = False) -> Figure:
     """What each expert did: layers down, experts across.
 
     values: [L, E], counts or summed weights; zero is drawn as none, which is no colour of the scale.
-    num_tokens and what: how many tokens of what were counted. unit: that of the values.
+    num_tokens and what: how many tokens of what were counted. unit: that of the values. where: hardware and date.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or not values.size:
@@ -72,8 +73,8 @@ def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: int, 
     figure = _figure(10, min(7.5, 1.75 + 0.17 * num_layers), look)
     plot = figure.add_axes((0.06, 1.0 / figure.get_figheight(), 0.925, 1 - 1.72 / figure.get_figheight()))
     _title(figure, f"{model}: experts at work",
-           f"k = {num_experts_per_tok} of {num_experts} experts a layer · {_count(num_tokens, 'token')} of {what}",
-           look)
+           f"k = {num_experts_per_tok} of {num_experts} experts a layer · {_count(num_tokens, 'token')} of {what}"
+           + (f" · {where}" if where else ""), look)
 
     most = float(values.max())
     norm = PowerNorm(POWER, vmin=0, vmax=most if most > 0 else 1)

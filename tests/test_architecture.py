@@ -15,8 +15,8 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk", "comparison", "truth"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
+         "walk", "comparison", "truth", "performance"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -27,6 +27,7 @@ OURS: dict[str, set[str]] = {
     "model_info": set(),
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
+    "performance": set(),
     "conversation": {"request"},
     "trace": {"events"},
     "walk": set(),
@@ -35,13 +36,14 @@ OURS: dict[str, set[str]] = {
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "events", "conversation", "model"},
     "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
-            "comparison", "truth"},
+            "comparison", "truth", "performance"},
     "plots": set(),
-    "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
+    "performance_plots": {"plots", "performance"},
+    "ui": PLAIN | {"plots", "performance_plots"},  # everything but engine and model: it is handed callables
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
     "shell": EVERYTHING - {"ui"},
-    "__main__": (EVERYTHING | {"shell"}) - {"ui"},
+    "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
     "app": EVERYTHING,
 }
 
@@ -51,14 +53,15 @@ OTHERS: dict[str, set[str]] = {
     "trace": {"numpy"},
     "comparison": {"numpy"},
     "truth": {"numpy"},
+    "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
     "engine": {"torch", "numpy", "tokenizers"},
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
+    "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
-    "shell": {"torch", "transformers"},
     "app": {"gradio", "spaces"},
 }
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.engine import Engine
+from ..model_info import ModelInfo
 from ..request import GenerationRequest
+from .claims import check_claims
 from .compare import differences
 from .dataflow import inside
+from .performance import machine, speed_at_k
 from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
@@ -40,6 +43,11 @@ def _measurement_seconds(*_: Any) -> int:
     return 2 * LOAD_S
 
 
+def _speed_seconds(_: ModelInfo, request: GenerationRequest, repeats: int, stock: bool) -> int:
+    replies = (repeats + 1) * (2 if stock else 1)
+    return min(60, LOAD_S + replies * request.sampling.max_new_tokens // SLOW_TOKENS_PER_S)
+
+
 def _one_forward_seconds(*_: Any) -> int:
     return LOAD_S + 2
 
@@ -50,4 +58,7 @@ JOBS: dict[str, Job] = {
     "inside": Job(inside, _one_forward_seconds),
     "differences": Job(differences, _measurement_seconds),
     "truth_meter": Job(truth_meter, _measurement_seconds),
+    "machine": Job(machine, _one_forward_seconds),
+    "speed_at_k": Job(speed_at_k, _speed_seconds),
+    "claims": Job(check_claims, _measurement_seconds),
 }

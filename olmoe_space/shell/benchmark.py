@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..lab.limits import copy_bandwidth
 from ..lab.stock import RECIPES
 from ..model.loader import load, load_random
 from ..settings import HUB_MODEL, Settings
+from .stopping import until_stopped
 
 # Without arguments: on a CPU a minute or two, on a GPU the whole table.
 DEFAULTS = {"cpu": {"k": "1,8,64", "batch": "1,8", "prefill": "256", "new_tokens": 32, "repeats": 3},
@@ -28,9 +28,8 @@ DEFAULTS = {"cpu": {"k": "1,8,64", "batch": "1,8", "prefill": "256", "new_tokens
                      "repeats": 5}}
 
 
-def add_to(commands: Any) -> None:
-    """The command and its options, to argparse's subparsers."""
-    parser = commands.add_parser(
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
         "benchmark", help="speed against stock transformers and the memory's limit, in one run",
         description="Prints a table and, last, one JSON line. Ctrl-C or SIGTERM ends it with what has been measured. "
                     "A batch of more than one row is also measured with rows of k = 4, 8, 16 and 32 mixed.")
@@ -46,11 +45,10 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--new-tokens", type=int, help="tokens decoded in each repeat")
     parser.add_argument("--repeats", type=int, help="of each measurement, after one to warm up")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw decode speed at batch 1 against k")
-    parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     loaded = load_random(args.random_weights, settings) if args.random_weights else load(settings)
     kind = loaded.model.device.type
     plan = _plan(args, DEFAULTS[kind])
@@ -59,25 +57,22 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     _say(f"{loaded.info.name}, {loaded.info.dtype}, {hardware(loaded.info)}: copying, to learn how fast memory is")
     bandwidth = copy_bandwidth(loaded.model.device)
     records: list[Record] = []
-    interrupted = False
-    try:
+    with until_stopped() as ending:
         for record in benchmark(engine, loaded.info, plan, bandwidth, _say):
             records.append(record)
-            print("\r\033[K" + as_table([record]).splitlines()[-1], file=sys.stderr)
-    except KeyboardInterrupt:
-        interrupted = True
-    _say("stopped; this is what was measured\n" if interrupted else "")
+            _say(as_table([record]).splitlines()[-1] + "\n")
+    _say("")
     machine = {"model": loaded.info.name, "dtype": loaded.info.dtype, "backend": loaded.info.backend,
                "hardware": hardware(loaded.info), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
                "transformers": transformers.__version__, "copy_bytes_per_s": bandwidth,
-               "new_tokens": plan.new_tokens, "repeats": plan.repeats, "interrupted": interrupted}
+               "new_tokens": plan.new_tokens, "repeats": plan.repeats, "stopped_early": ending.early}
     print(f"{machine['model']}, {machine['dtype']}, {machine['hardware']}, {machine['date']}; "
           f"copy {bandwidth / 1e9:.1f} GB/s")
     print(as_table(records))
     if args.plot and records:
         _draw(args.plot, records, machine)
     print(json.dumps(as_json(machine, records)))
-    return 130 if interrupted else 0
+    return ending.exit_code
 
 
 def _plan(args: argparse.Namespace, defaults: dict[str, Any]) -> Plan:

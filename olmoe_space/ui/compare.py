@@ -25,6 +25,7 @@ from .controls import WEIGHTINGS
 from .downloads import private_file
 from .measuring import Measurement, Text, text_of_columns
 from .plain_text import plain_text
+from .replies import Replies
 from .turn import Job, Turn
 
 START_KS = (8, 16, 32, 64)
@@ -83,9 +84,8 @@ def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[
     return questions
 
 
-def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, turn_state: gr.State,
-                after_reply: gr.Row) -> None:
-    """after_reply: the row under a chat's reply, which gets the button that opens it here."""
+def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies) -> None:
+    """replies: the chat's, any of which can be opened here."""
     running, opened_state = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="compare-compose", equal_height=True):
         prompt = gr.Textbox(START_PROMPT, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=6, scale=1)
@@ -134,21 +134,17 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
     stop.click(halt, running, [run, stop], **_AT_ONCE)
 
-    with after_reply:
-        button = gr.Button("Open in Compare", size="sm", elem_id="open-in-compare", scale=0, min_width=120)
-
-    def open_here(turn: Turn | None, comparison: Comparison | None) -> Updates:
+    def open_here(turn: Turn, comparison: Comparison | None) -> Updates:
         opened = opened_from(turn)
-        assert turn is not None
         drawn, started = turn.question.request.sampling, turn.recorder.started
         values = {"temperature": drawn.temperature, "top_p": drawn.top_p, "max_new_tokens": drawn.max_new_tokens,
                   "seed": str(started.seed) if started else ""}
-        return {tabs: gr.Tabs(selected="compare-tab"), prompt: opened.prompt, opened_state: opened, error: "",
+        return {prompt: opened.prompt, opened_state: opened, error: "",
                 **{sampling[name]: value for name, value in values.items()},
                 **truth.choices(comparison, opened, opened.text.name)}
 
-    button.click(open_here, [turn_state, running],
-                 [tabs, prompt, opened_state, error, truth.source, *sampling.values()], **_AT_ONCE)
+    replies.opens("compare-tab", "Compare", open_here, [running],
+                  [prompt, opened_state, error, truth.source, *sampling.values()])
 
 
 def _setting_fields(info: ModelInfo) -> list[gr.Dropdown]:

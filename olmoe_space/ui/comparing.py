@@ -115,7 +115,7 @@ class Comparison:
 
     def _replies(self, job: Job) -> Generator[str, None, None]:
         with closing_iterator(job("compare", [c.question.request for c in self.columns])) as events:
-            for row, event in events:  # type: ignore[misc]
+            for row, event in events:
                 self.columns[row].add(event)
                 if self._stop.is_set() and not isinstance(event, Finished):
                     self.stopped = True

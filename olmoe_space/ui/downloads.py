@@ -97,7 +97,7 @@ def private_file(made: gr.File, name: str, content: bytes) -> str:
 
 
 def _trace(turn: Turn | None) -> RoutingTrace:
-    trace = turn.trace() if turn is not None else None
+    trace = turn.chosen.trace() if turn is not None else None
     if trace is None or trace.num_tokens == trace.prompt_tokens:
         raise gr.Error(GONE, print_exception=False)
     return trace

@@ -24,6 +24,7 @@ from ..request import RoutingPolicy, visible_message, whole_number
 from ..settings import Settings
 from ..walk import MAX_TOKENS, ExpertWork, LayerWalk, Vector, Walk
 from .assets import read
+from .replies import Replies
 from .turn import Job, Turn
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,8 @@ _AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_p
 _SCRIPTS = ("live_view/words.js", "inside/numbers.js", "inside/pictures.js", "inside/steps.js", "inside/main.js")
 
 
-def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, tabs: gr.Tabs, turn_state: gr.State,
-               after_reply: gr.Row) -> None:
-    """queue: the concurrency_id of all that uses the model. after_reply: the row under a chat's reply, which gets
-    the button that opens it here."""
+def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, replies: Replies) -> None:
+    """queue: the concurrency_id of all that uses the model. replies: the chat's, any of which can be opened here."""
     script = "\n".join(read(name) for name in _SCRIPTS)
     view = gr.HTML(
         value="", elem_id="inside", html_template=read("inside/view.html"),  # constant: gradio leaves it alone
@@ -53,13 +52,11 @@ def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, tabs: 
     asked = view.submit(walked, None, view, concurrency_id=queue, concurrency_limit=settings.max_concurrent_chats,
                         api_visibility="private", show_progress="hidden", trigger_mode="multiple")
     asked.failure(lambda: refusal(UNREACHED), None, view, **_AT_ONCE)
-    with after_reply:
-        button = gr.Button("Open Inside a token", size="sm", elem_id="open-inside", scale=0, min_width=140)
-    button.click(lambda turn: (gr.Tabs(selected="inside-tab"), opening(turn)), turn_state, [tabs, view], **_AT_ONCE)
+    replies.opens("inside-tab", "Inside a token", lambda turn: {view: opening(turn)}, [], [view])
 
 
 def opening(turn: Turn | None) -> str:
-    """The value that has the page ask for a chat's last reply: the text as the model had it, role tags and all, from
+    """The value that has the page ask for a chat's reply: the text as the model had it, role tags and all, from
     its beginning to as far as a walk reaches."""
     trace = turn.trace() if turn is not None else None
     if trace is None:

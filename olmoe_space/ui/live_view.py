@@ -67,6 +67,10 @@ class Totals:
         return Totals(self.counts + other.counts, self.weights + other.weights, self.tokens + other.tokens,
                       self.mass + other.mass, self.entropy + other.entropy)
 
+    def minus(self, other: Totals) -> Totals:
+        return Totals(self.counts - other.counts, self.weights - other.weights, self.tokens - other.tokens,
+                      self.mass - other.mass, self.entropy - other.entropy)
+
 
 @dataclass(frozen=True)
 class ChatTotals:
@@ -133,12 +137,13 @@ class LiveFrames:
         self._due = now + self._interval
         return self._frame(complete=False)
 
-    def last(self) -> str:
+    def last(self, of: ChatTotals | None = None) -> str:
         """The complete picture: exact sums and every token. To be sent when the stream has ended, however it did;
-        EMPTY if nothing was computed."""
+        EMPTY if nothing was computed. of: the totals of a chat that has gone on since, this request among them."""
         if not self._prefill.totals.tokens and not self._decode.totals.tokens:
             return EMPTY
-        return self._frame(complete=True)
+        rest = of and ChatTotals(of.prefill.minus(self._prefill.totals), of.decode.minus(self._decode.totals))
+        return self._frame(complete=True, chat=rest)
 
     def chat_totals(self) -> ChatTotals:
         """The chat's totals with this request's added."""
@@ -150,7 +155,8 @@ class LiveFrames:
         totals = self._decode.totals
         return totals.mass / totals.tokens if totals.tokens else 0.0
 
-    def _frame(self, complete: bool) -> str:
+    def _frame(self, complete: bool, chat: ChatTotals | None = None) -> str:
+        chat = chat or self._chat
         started, info = self._started, self.info
         k = started.num_experts_per_tok if started else info.default_k
         first_prompt_token = max(0, self._prefill.totals.tokens - PROMPT_TOKENS_LISTED)
@@ -166,8 +172,8 @@ class LiveFrames:
             "reply": self._decode.chunk(0 if complete else self._sent[0]),
         }
         if self._heads or complete:
-            frame["chat"] = {"prefill": _totals(self._chat.prefill, exact=True),
-                             "decode": _totals(self._chat.decode, exact=True)}
+            frame["chat"] = {"prefill": _totals(chat.prefill, exact=True),
+                             "decode": _totals(chat.decode, exact=True)}
             frame["prompt"] = self._prefill.chunk(first_prompt_token)
             frame["choice"] = self._choice
         self._heads -= bool(self._heads and self._decode.totals.tokens)

@@ -10,6 +10,7 @@ from gradio.utils import get_space
 from ..model_info import ModelInfo
 from ..settings import Settings
 from .assets import FOLDER
+from .benchmark import benchmark_tab
 from .chat import MODEL_QUEUE, chat_tab
 from .compare import compare_tab
 from .endpoints import endpoints
@@ -30,13 +31,14 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Chat", id="chat-tab"):
-                turn_state, after_reply = chat_tab(info, stream, settings)
+                replies = chat_tab(info, stream, settings, tabs)
             if job is not None:
                 with gr.Tab("Compare", id="compare-tab"):
-                    compare_tab(info, job, settings, tabs, turn_state, after_reply)
-            if job is not None:
+                    compare_tab(info, job, settings, replies)
                 with gr.Tab("Inside a token", id="inside-tab"):
-                    inside_tab(info, job, settings, MODEL_QUEUE, tabs, turn_state, after_reply)
+                    inside_tab(info, job, settings, MODEL_QUEUE, replies)
+                with gr.Tab("Benchmark", id="benchmark-tab"):
+                    benchmark_tab(info, job, settings)
             with gr.Tab("How it works", id="how-it-works-tab"):
                 how_it_works_tab(info)
         endpoints(info, stream, settings)
