@@ -24,10 +24,8 @@ from typing import Any
 import torch
 
 from ..conversation import encode
-from ..engine.cache import KeyValueCache
-from ..engine.engine import Engine
-from ..engine.forward import forward
-from ..engine.routing import row_routing
+from ..engine.engine import PREFILL_CHUNK, Engine
+from ..engine.kernels import LaneRequest
 from ..events import Event, Prefilled, Token
 from ..model.memory import peak_bytes, reset_peak
 from ..model.structure import weights_of
@@ -97,15 +95,15 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Tracing:
-    """The engine with its events against the bare loop of the same forward: nothing brought out."""
+    """The engine with its events against the steps of its kernels alone: what it costs that somebody watches."""
 
     k: int
     tokens_per_s: float
-    untraced_tokens_per_s: float
+    kernels_tokens_per_s: float
 
     @property
     def cost(self) -> float:
-        return 1 - self.tokens_per_s / self.untraced_tokens_per_s
+        return 1 - self.tokens_per_s / self.kernels_tokens_per_s
 
 
 @dataclass(frozen=True)
@@ -212,11 +210,10 @@ class _Bench:
     def tracing(self) -> Tracing:
         k = self.info.default_k
         request = self.request(0, PROMPT_TOKENS, k, self.plan.new_tokens)
-        ids = torch.tensor([self.ids(request)], device=self.model.device)
-        seconds = in_turns({"traced": lambda: _Run(self.engine.stream_together([request]), 1).seconds_per_token,
-                            "untraced": partial(untraced, self.model, ids, k, self.plan.new_tokens)},
+        seconds = in_turns({"events": lambda: _Run(self.engine.stream_together([request]), 1).seconds_per_token,
+                            "kernels alone": partial(bare, self.engine, request, self.ids(request))},
                            self.plan.repeats, "tracing", self.say)
-        return Tracing(k, 1 / seconds["traced"], 1 / seconds["untraced"])
+        return Tracing(k, 1 / seconds["events"], 1 / seconds["kernels alone"])
 
     def chats_at_once(self) -> Chats:
         k, chats = self.info.default_k, self.plan.chats
@@ -291,16 +288,18 @@ def _threads(engine: Engine, requests: Sequence[GenerationRequest]) -> float:
     return _together(sorted(arrivals, key=lambda arrival: arrival[1]), len(requests))
 
 
-def untraced(model: Any, ids: torch.Tensor, k: int, new_tokens: int) -> float:
-    """Seconds a token of the bare loop behind ids [1, N]: forward and argmax, nothing brought out."""
-    weights = weights_of(model)
-    routing = row_routing([RoutingPolicy(k)], weights.num_experts, weights.device)
-    cache = KeyValueCache(weights, 1, ids.shape[1] + new_tokens)
-    token = forward(weights, ids, cache, [0], routing).logits[0, -1].argmax()
-    began = now(weights.device)
-    for _ in range(new_tokens - 1):
-        token = forward(weights, token.view(1, 1), cache, [0], routing).logits[0, -1].argmax()
-    return (now(weights.device) - began) / (new_tokens - 1)
+def bare(engine: Engine, request: GenerationRequest, prompt: Sequence[int]) -> float:
+    """Seconds a token of the engine's kernels alone: their steps, with no events made of them."""
+    kernels, new_tokens = engine.kernels, request.sampling.max_new_tokens
+    with engine.turn, kernels.lanes([LaneRequest(len(prompt) + new_tokens, request.routing, request.sampling, 0)]) \
+            as [lane]:
+        for start in range(0, len(prompt), PREFILL_CHUNK):
+            kernels.prefill(lane, prompt[start:start + PREFILL_CHUNK])
+        kernels.step([lane], frozenset())
+        began = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            kernels.step([lane], frozenset())
+        return (time.perf_counter() - began) / (new_tokens - 1)
 
 
 def in_turns(contestants: dict[str, Callable[[], float]], repeats: int, what: str, say: Say) -> dict[str, float]:

@@ -33,7 +33,7 @@ def as_table(records: Sequence[Record]) -> str:
     for record in records:
         if isinstance(record, Tracing):
             lines.append(f"tracing at k={record.k}: {record.tokens_per_s:.1f} tok/s with events, "
-                         f"{record.untraced_tokens_per_s:.1f} without: {100 * record.cost:.1f} %")
+                         f"{record.kernels_tokens_per_s:.1f} without: {100 * record.cost:.1f} %")
         elif isinstance(record, Chats):
             lines.append(f"{record.chats} chats at once at k={record.k}: {record.tokens_per_s:.1f} tok/s together, "
                          f"one alone {record.one_tokens_per_s:.1f}: "

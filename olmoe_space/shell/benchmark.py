@@ -6,20 +6,20 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from ..engine.engine import Engine
-from ..engine.proof import prove
 from ..lab.benchmark import Plan, Record, benchmark, hardware
 from ..lab.benchmark_report import as_json, as_table, curve
 from ..lab.limits import copy_bandwidth
 from ..lab.stock import RECIPES
 from ..model.loader import load, load_random
 from ..settings import HUB_MODEL, Settings
+from .loading import engine_for
 from .stopping import until_stopped
 
 # Without arguments: on a CPU a minute or two, on a GPU the whole table.
@@ -49,11 +49,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    loaded = load_random(args.random_weights, settings) if args.random_weights else load(settings)
-    kind = loaded.model.device.type
-    plan = _plan(args, DEFAULTS[kind])
-    prove(loaded.model)
-    engine = Engine(loaded.model, loaded.tokenizer)
+    settings = replace(settings, max_request_s=float("inf"))
+    loaded, engine = engine_for(
+        load_random(args.random_weights, settings) if args.random_weights else load(settings), settings)
+    plan = _plan(args, DEFAULTS[loaded.model.device.type])
     _say(f"{loaded.info.name}, {loaded.info.dtype}, {hardware(loaded.info)}: copying, to learn how fast memory is")
     bandwidth = copy_bandwidth(loaded.model.device)
     records: list[Record] = []
