@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig, OlmoeForCausalLM
 from transformers.models.olmoe.modeling_olmoe import OlmoeDecoderLayer
 
 from ..settings import HUB_MODEL
+from .int8 import head_to_int8, layer_to_int8
 
 SHIPPED = {"allenai/OLMoE-1B-7B-": Path(__file__).parent / "configs" / "OLMoE-1B-7B.json"}  # one shape for all of them
 STD = 0.02  # of every matrix, as OLMoE was initialised
@@ -31,7 +32,7 @@ def shape_of(name: str = HUB_MODEL) -> Any:
 
 
 @torch.no_grad()
-def random_model(config: Any, dtype: torch.dtype, device: str, seed: int = 0) -> OlmoeForCausalLM:
+def random_model(config: Any, dtype: torch.dtype, device: str, in_int8: bool = False, seed: int = 0) -> Any:
     """An `OlmoeForCausalLM` of this shape; the same seed gives the same weights on the same kind of device."""
     generator = torch.Generator(device).manual_seed(seed)
     without_layers = copy.deepcopy(config)
@@ -45,7 +46,11 @@ def random_model(config: Any, dtype: torch.dtype, device: str, seed: int = 0) ->
             for index in range(config.num_hidden_layers):
                 layer = OlmoeDecoderLayer(model.config, index)  # the model's own: it says how to attend
                 _fill(layer, generator)
+                if in_int8:
+                    layer_to_int8(layer)
                 model.model.layers.append(layer)
+            if in_int8:
+                head_to_int8(model)
     finally:
         torch.set_default_dtype(before)
     model.config.num_hidden_layers = config.num_hidden_layers

@@ -28,7 +28,7 @@ def load_engine(settings: Settings) -> tuple[LoadedModel, Engine]:
 
 
 def engine_for(loaded: LoadedModel, settings: Settings) -> tuple[LoadedModel, Engine]:
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend)
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend, loaded.room)
     prove(loaded.model, engine.kernels)
     return replace(loaded, info=replace(loaded.info, backend=engine.kernels.name)), engine
 

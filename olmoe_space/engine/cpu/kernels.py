@@ -161,6 +161,7 @@ def _refuse(weights: OlmoeWeights, config: Any) -> None:
     reasons = {
         f"the model is on {weights.device.type}": weights.device.type != "cpu",
         f"its weights are {str(weights.dtype).removeprefix('torch.')}": weights.dtype != torch.float32,
+        "its weights are int8": weights.in_int8,
         f"its experts use {config.hidden_act}": config.hidden_act != "silu",
         f"its hidden size is {hidden}": hidden > LARGEST_HIDDEN,
         "one of its widths is no multiple of 16": any(n % 16 for n in (hidden, inner, weights.head_dim)),
