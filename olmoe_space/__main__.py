@@ -177,8 +177,9 @@ def _quality(args: argparse.Namespace, settings: Settings) -> int:
 
 def _load(settings: Settings) -> tuple[LoadedModel, Engine]:
     loaded = load(settings)
-    prove(loaded.model)
-    return loaded, Engine(loaded.model, loaded.tokenizer, settings.max_request_s)
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend)
+    prove(loaded.model, engine.kernels)
+    return loaded, engine
 
 
 if __name__ == "__main__":
