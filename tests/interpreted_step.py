@@ -19,16 +19,17 @@ WEIGHTINGS = ("raw", "renormalised", "mass_preserving")
 
 
 @torch.inference_mode()
-def check(shape: str, ks: list[int], prompt_lengths: list[int], steps: int, **overrides: int) -> None:
+def check(shape: str, ks: list[int], prompt_lengths: list[int], steps: int, device: str = "cpu",
+          **overrides: int) -> None:
     """Slots of different k, weighting and length, greedy: logits, tokens and traces are those of `forward`."""
-    weights = weights_of(random_olmoe(shape, **overrides))
+    weights = weights_of(random_olmoe(shape, **overrides).to(device))
     decoder = Decoder(weights, slots=len(ks) + 1, capacity=max(prompt_lengths) + steps, max_rows=4)
     slots = list(range(1, len(ks) + 1))  # not the row numbers
     others = []
     for slot, k, length in zip(slots, ks, prompt_lengths, strict=True):
         weighting = WEIGHTINGS[slot % 3]
         routing = row_routing([RoutingPolicy(k, weighting)], weights.num_experts, weights.device)
-        ids = torch.randint(0, 256, (1, length), generator=torch.Generator().manual_seed(slot))
+        ids = torch.randint(0, 256, (1, length), generator=torch.Generator().manual_seed(slot)).to(device)
         logits = forward(weights, ids, decoder.cache, [slot], routing).logits[0, -1]
         decoder.settle(slot, Settings(k, weighting), length, logits)
         own = KeyValueCache(weights, 1, length + steps)
@@ -38,21 +39,23 @@ def check(shape: str, ks: list[int], prompt_lengths: list[int], steps: int, **ov
         for row, (own, routing, logits) in enumerate(others):
             token = int(logits.argmax())
             assert int(traced.tokens[row]) == token, (shape, row)
-            output = forward(weights, torch.tensor([[token]]), own, [0], routing)
+            output = forward(weights, torch.tensor([[token]], device=device), own, [0], routing)
             found, expected = decoder.slots.logits[slots[row]], output.logits[0, -1]
             assert (found - expected).norm() < 1e-4 * expected.norm(), (shape, row)
             k = routing.k_max
-            assert torch.equal(traced.experts[row, :, :k].long(), output.selected_experts[0, 0].long())
-            torch.testing.assert_close(traced.weights[row, :, :k], output.routing_weights[0, 0], rtol=1e-3, atol=1e-5)
+            assert torch.equal(traced.experts[row, :, :k].long(), output.selected_experts[0, 0].cpu().long())
+            torch.testing.assert_close(traced.weights[row, :, :k], output.routing_weights[0, 0].cpu(), rtol=1e-3, atol=1e-5)
             assert not traced.weights[row, :, k:].any()
-            torch.testing.assert_close(traced.router_logits[row], output.router_logits[0, 0], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(traced.router_logits[row], output.router_logits[0, 0].cpu(), rtol=1e-3, atol=1e-4)
             others[row] = (own, routing, expected)
 
 
+CASES = (("plain", [4], [5]), ("grouped_query", [3, 16], [4, 140]), ("odd_experts", [11], [3]),
+         ("wide_heads", [2, 5, 1], [3, 4, 130]), ("norm_topk_prob", [4, 2], [3, 3]),
+         ("olmoe_experts", [64, 8], [2, 9]), ("tied", [4], [140]))
+
 if __name__ == "__main__":
-    for shape, ks, lengths in (("plain", [4], [5]), ("grouped_query", [3, 16], [4, 140]), ("odd_experts", [11], [3]),
-                               ("wide_heads", [2, 5, 1], [3, 4, 130]), ("norm_topk_prob", [4, 2], [3, 3]),
-                               ("olmoe_experts", [64, 8], [2, 9]), ("tied", [4], [140])):
+    for shape, ks, lengths in CASES:
         check(shape, ks, lengths, steps=2, num_hidden_layers=2)
         print(shape, "ok")
         sys.stdout.flush()

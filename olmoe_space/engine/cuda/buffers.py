@@ -14,6 +14,7 @@ from torch import Tensor
 from ...model.structure import OlmoeWeights
 
 SPLIT = 128  # places of the cache that one attention program reads; fixed, so that a row's sums are its own
+SHARES = 8  # at most, of the columns of a down product
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Batch:
     touched: Tensor  # int32 [E]: experts that some row chose
     count: Tensor  # int32 [1]: how many
     inner: Tensor  # [E, B, I]
-    arrived: Tensor  # int32 [B * A + B + 1]: programs done, zero between launches
+    down_parts: Tensor  # float32 [SHARES, B, H]
+    attention_arrived: Tensor  # int32 [B * A]: programs done, zero between launches; so the next two
+    router_arrived: Tensor  # int32 [B + 1]
+    down_arrived: Tensor  # int32 [H / 16]
     trace: Tensor  # int32 [B, L * 3 * E + 1]: a layer's logits (float bits), experts by rank, weights; then the token
 
 
@@ -80,5 +84,7 @@ def new_batch(weights: OlmoeWeights, rows: int, capacity: int) -> Batch:
         router_logits=zeros(rows, experts, dtype=torch.float32), weight_of=zeros(rows, experts, dtype=torch.float32),
         touched=zeros(experts, dtype=torch.int32), count=zeros(1, dtype=torch.int32),
         inner=zeros(experts, rows, weights.layers[0].down_proj.shape[2]),
-        arrived=zeros(rows * heads + rows + 1, dtype=torch.int32),
+        down_parts=zeros(SHARES, rows, hidden, dtype=torch.float32),
+        attention_arrived=zeros(rows * heads, dtype=torch.int32), router_arrived=zeros(rows + 1, dtype=torch.int32),
+        down_arrived=zeros(-(-hidden // 16), dtype=torch.int32),
         trace=zeros(rows, len(weights.layers) * 3 * experts + 1, dtype=torch.int32))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...model.structure import LayerWeights, OlmoeWeights
 from ..cache import KeyValueCache
-from .buffers import SPLIT, Batch, new_batch, new_slots
+from .buffers import SHARES, SPLIT, Batch, new_batch, new_slots
 from .kernels import attention, draw, many_rows, one_row, router
 from .tiles import MANY_ROWS, ONE_ROW, Tile, Tiles
 
@@ -177,7 +177,7 @@ class Decoder:
         splits = batch.parts.shape[2]
         attention.attention[(w.num_heads, splits, len(batch.slots))](
             batch.qkv, layer.q_norm, layer.k_norm, self._cos, self._sin, self.cache.keys, self.cache.values,
-            batch.slots, self.slots.position, batch.parts, batch.tops, batch.arrived, batch.attended, self.capacity,
+            batch.slots, self.slots.position, batch.parts, batch.tops, batch.attention_arrived, batch.attended, self.capacity,
             index * self.cache.keys.stride(0), w.head_dim ** -0.5, w.norm_eps, HEADS=w.num_heads,
             KV_HEADS=w.num_kv_heads, HEAD=w.head_dim, QUERIES=triton.next_power_of_2(w.num_heads * w.head_dim),
             KEYS=triton.next_power_of_2(w.num_kv_heads * w.head_dim), SPLIT=SPLIT, BLOCK=32, MAX_SPLITS=splits,
@@ -191,7 +191,7 @@ class Decoder:
         router.route[(triton.cdiv(w.num_experts, ROUTER_ROWS), rows)](
             batch.stream, layer.experts_norm, layer.router, batch.slots, self.slots.k, self.slots.weighting,
             batch.normed, batch.router_logits, batch.weight_of, batch.touched, batch.count,
-            batch.arrived[rows * w.num_heads:], batch.trace.view(torch.float32), batch.trace,
+            batch.router_arrived, batch.trace.view(torch.float32), batch.trace,
             index * 3 * w.num_experts, batch.trace.shape[1], rows, w.embedding.shape[1], w.norm_eps,
             NUM_EXPERTS=w.num_experts, DEFAULT_K=w.default_k, NORM_TOPK_PROB=w.norm_topk_prob, BATCH=rows,
             ROWS=ROUTER_ROWS, EXPERTS=triton.next_power_of_2(w.num_experts),
@@ -216,15 +216,17 @@ class Decoder:
     def launch_down(self, batch: Batch, layer: LayerWeights) -> None:
         rows, (hidden, inner) = len(batch.slots), layer.down_proj.shape[1:]
         tile = self._tiles[rows > 1].down
-        grid = (triton.cdiv(hidden, tile.rows),)
+        programs = triton.cdiv(hidden, tile.rows)
         if rows == 1:
-            one_row.down[grid](batch.inner, layer.down_proj, batch.touched, batch.count, batch.stream, hidden, inner,
+            one_row.down[(programs,)](batch.inner, layer.down_proj, batch.touched, batch.count, batch.stream, hidden, inner,
                                ROWS=tile.rows, COLUMNS=triton.next_power_of_2(inner), STAGES=tile.stages,
                                num_warps=tile.warps)
         else:
-            many_rows.down[grid](batch.inner, layer.down_proj, batch.touched, batch.count, batch.slots, batch.stream,
-                                 rows, hidden, inner, BATCH=max(16, rows), ROWS=tile.rows,
-                                 COLUMNS=_step(tile, inner), num_warps=tile.warps, num_stages=tile.stages)
+            columns = max(_step(tile, inner), triton.next_power_of_2(triton.cdiv(inner, SHARES)))
+            many_rows.down[(programs, triton.cdiv(inner, columns))](
+                batch.inner, layer.down_proj, batch.touched, batch.count, batch.slots, batch.stream, batch.down_parts,
+                batch.down_arrived, rows, hidden, inner, BATCH=max(16, rows), ROWS=tile.rows, COLUMNS=columns,
+                num_warps=tile.warps, num_stages=tile.stages)
 
     def launch_head(self, batch: Batch) -> None:
         self._project(batch, batch.stream, self.weights.final_norm, (self.weights.lm_head,), self.slots.logits, "head")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import normed, rounded, silu
+from .common import last_to_arrive, normed, rounded, silu
 
 
 @triton.jit
@@ -90,16 +90,19 @@ def gate_up(x, weights, touched, count, weight_of, inner, batch, size, inner_siz
 
 
 @triton.jit
-def down(inner, weights, touched, count, slots, x, batch, size, inner_size,
+def down(inner, weights, touched, count, slots, x, parts, arrived, batch, size, inner_size,
          BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """x[b] += sum over touched experts of down @ inner[., b], one long sum over all their columns."""
+    """x[b] += sum over touched experts of down @ inner[., b].
+
+    A program sums over all experts, for its output rows and its share of their columns: how a row's sum is split does
+    not depend on which experts its neighbours chose. The last of the shares adds up parts [shares, batch, size].
+    """
+    share, shares = tl.program_id(1), tl.num_programs(1)
     b = tl.arange(0, BATCH)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = share * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros([BATCH, ROWS], tl.float32)
-    tiles = tl.cdiv(inner_size, COLUMNS)
-    for item in range(0, tl.load(count) * tiles):
-        place = item // tiles
-        columns = (item % tiles) * COLUMNS + tl.arange(0, COLUMNS)
+    for place in range(0, tl.load(count)):
         expert = tl.load(touched + place).to(tl.int64)
         h = tl.load(inner + (place * batch + b)[:, None] * inner_size + columns[None, :],
                     mask=(b < batch)[:, None] & (columns < inner_size)[None, :], other=0.0)
@@ -109,5 +112,10 @@ def down(inner, weights, touched, count, slots, x, batch, size, inner_size,
         sums = tl.dot(h, w, sums, input_precision="ieee")
     slot = tl.load(slots + b, mask=b < batch, other=-1)
     mask = (slot >= 0)[:, None] & (rows < size)[None, :]
-    place = x + b[:, None] * size + rows[None, :]
-    tl.store(place, tl.load(place, mask=mask, other=0.0) + sums, mask=mask)
+    at = b[:, None] * size + rows[None, :]
+    tl.store(parts + share * batch * size + at, sums, mask=mask)
+    if last_to_arrive(arrived + tl.program_id(0), shares - 1):
+        total = tl.load(x + at, mask=mask, other=0.0)
+        for s in range(0, shares):
+            total += tl.load(parts + s * batch * size + at, mask=mask, other=0.0, cache_modifier=".cg")
+        tl.store(x + at, total, mask=mask)

@@ -14,38 +14,62 @@ from .common import normed, rounded, silu
 
 
 @triton.jit
+def matrix_rows(first, second, third, first_rows, second_rows, third_rows, start, columns, size,
+                ROWS: tl.constexpr):
+    """Rows start, start + 1, ... of [first; second; third], in whichever of them those lie; 0 past the end."""
+    matrix, begin, end = first, start, first_rows
+    if start >= first_rows + second_rows:
+        matrix, begin, end = third, start - first_rows - second_rows, third_rows
+    elif start >= first_rows:
+        matrix, begin, end = second, start - first_rows, second_rows
+    rows = begin + tl.arange(0, ROWS)
+    return tl.load(matrix + rows[:, None] * size + columns[None, :],
+                   mask=(rows < end)[:, None] & (columns < size)[None, :], other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def project(x, norm, first, second, third, out, slots, first_rows, second_rows, third_rows, size, eps,
             NORM: tl.constexpr, ADD: tl.constexpr, BY_SLOT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """out = [first; second; third] @ x, three matrices of `size` columns that stay where they are.
 
     NORM: x is the float32 stream and is normed first. ADD: out is the float32 stream and is added to.
-    BY_SLOT: out is the row of the token's slot.
+    BY_SLOT: out is the row of the token's slot. The next weights are on their way while these are summed.
     """
     dtype: tl.constexpr = first.dtype.element_ty
     columns = tl.arange(0, COLUMNS)
-    inside = columns < size
-    h = tl.load(x + columns, mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        h = normed(h, tl.load(norm + columns, mask=inside, other=0.0), size, eps, dtype)
     total = first_rows + second_rows + third_rows
+    w = matrix_rows(first, second, third, first_rows, second_rows, third_rows, tl.program_id(0) * ROWS, columns, size,
+                    ROWS)
+    h = tl.load(x + columns, mask=columns < size, other=0.0).to(tl.float32)
+    if NORM:
+        h = normed(h, tl.load(norm + columns, mask=columns < size, other=0.0), size, eps, dtype)
     base = out
     if BY_SLOT:
-        base = out + tl.load(slots).to(tl.int64) * total
-    for item in range(tl.program_id(0), tl.cdiv(total, ROWS), tl.num_programs(0)):
-        start = item * ROWS
-        matrix, begin, end = first, start, first_rows
-        if start >= first_rows + second_rows:
-            matrix, begin, end = third, start - first_rows - second_rows, third_rows
-        elif start >= first_rows:
-            matrix, begin, end = second, start - first_rows, second_rows
-        rows = begin + tl.arange(0, ROWS)
-        w = tl.load(matrix + rows[:, None] * size + columns[None, :], mask=(rows < end)[:, None] & inside[None, :],
-                    other=0.0, eviction_policy="evict_first")
+        slot = tl.load(slots)
+        if slot < 0:
+            return
+        base = out + slot.to(tl.int64) * total
+    for start in range(tl.program_id(0) * ROWS, total, tl.num_programs(0) * ROWS):
+        coming = matrix_rows(first, second, third, first_rows, second_rows, third_rows,
+                             start + tl.num_programs(0) * ROWS, columns, size, ROWS)
         y = rounded(tl.sum(w.to(tl.float32) * h[None, :], 1), dtype)
-        place = base + start + tl.arange(0, ROWS)
+        rows = start + tl.arange(0, ROWS)
         if ADD:
-            y += tl.load(place, mask=rows < end, other=0.0)
-        tl.store(place, y.to(out.dtype.element_ty), mask=rows < end)
+            y += tl.load(base + rows, mask=rows < total, other=0.0)
+        tl.store(base + rows, y.to(out.dtype.element_ty), mask=rows < total)
+        w = coming
+
+
+@triton.jit
+def expert_rows(weights, touched, item, items, tiles, columns, size, inner_size, ROWS: tl.constexpr):
+    """The gate's and the up's rows of an item: a tile of an expert's outputs; 0 past the last item."""
+    expert = tl.load(touched + item // tiles, mask=item < items, other=0).to(tl.int64)
+    rows = (item % tiles) * ROWS + tl.arange(0, ROWS)
+    mask = (rows < inner_size)[:, None] & (columns < size)[None, :] & (item < items)
+    at = weights + expert * (2 * inner_size * size) + rows[:, None] * size + columns[None, :]
+    gate = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first")
+    up = tl.load(at + inner_size * size, mask=mask, other=0.0, eviction_policy="evict_first")
+    return gate, up, expert
 
 
 @triton.jit
@@ -55,21 +79,21 @@ def gate_up(x, norm, weights, touched, count, weight_of, inner, size, inner_size
     dtype: tl.constexpr = weights.dtype.element_ty
     columns = tl.arange(0, COLUMNS)
     inside = columns < size
+    tiles = tl.cdiv(inner_size, ROWS)
+    items = tl.load(count) * tiles
+    first = tl.program_id(0)
+    gate, up, expert = expert_rows(weights, touched, first, items, tiles, columns, size, inner_size, ROWS)
     h = normed(tl.load(x + columns, mask=inside, other=0.0),
                tl.load(norm + columns, mask=inside, other=0.0), size, eps, dtype)
-    tiles = tl.cdiv(inner_size, ROWS)
-    for item in range(tl.program_id(0), tl.load(count) * tiles, tl.num_programs(0)):
-        place = item // tiles
-        expert = tl.load(touched + place).to(tl.int64)
+    for item in range(first, items, tl.num_programs(0)):
+        next_gate, next_up, next_expert = expert_rows(weights, touched, item + tl.num_programs(0), items, tiles,
+                                                      columns, size, inner_size, ROWS)
+        g = rounded(tl.sum(gate.to(tl.float32) * h[None, :], 1), dtype)
+        u = rounded(tl.sum(up.to(tl.float32) * h[None, :], 1), dtype)
+        value = rounded(silu(g), dtype) * u * tl.load(weight_of + expert)
         rows = (item % tiles) * ROWS + tl.arange(0, ROWS)
-        mask = (rows < inner_size)[:, None] & inside[None, :]
-        at = weights + expert * (2 * inner_size * size) + rows[:, None] * size + columns[None, :]
-        gate = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first")
-        up = tl.load(at + inner_size * size, mask=mask, other=0.0, eviction_policy="evict_first")
-        gate = rounded(tl.sum(gate.to(tl.float32) * h[None, :], 1), dtype)
-        up = rounded(tl.sum(up.to(tl.float32) * h[None, :], 1), dtype)
-        value = rounded(silu(gate), dtype) * up * tl.load(weight_of + expert)
-        tl.store(inner + place * inner_size + rows, value.to(dtype), mask=rows < inner_size)
+        tl.store(inner + (item // tiles) * inner_size + rows, value.to(dtype), mask=rows < inner_size)
+        gate, up, expert = next_gate, next_up, next_expert
 
 
 @triton.jit

@@ -42,11 +42,11 @@ def route(x, norm, router, slots, ks, weightings, normed_x, logits, weight_of, t
         e = tl.arange(0, EXPERTS)
         known = e < NUM_EXPERTS
         at = logits + row * NUM_EXPERTS + e
-        mine = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
+        own = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
         rivals = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
-        ahead = (rivals[None, :] > mine[:, None]) | ((rivals[None, :] == mine[:, None]) & (e[None, :] < e[:, None]))
+        ahead = (rivals[None, :] > own[:, None]) | ((rivals[None, :] == own[:, None]) & (e[None, :] < e[:, None]))
         rank = tl.sum(ahead.to(tl.int32), 1)
-        p = tl.exp(mine - tl.max(mine, 0))
+        p = tl.exp(own - tl.max(own, 0))
         p = p / tl.sum(p, 0)
         mass = tl.sum(tl.where(rank < k, p, 0.0), 0)
         default_mass = tl.sum(tl.where(rank < DEFAULT_K, p, 0.0), 0)
@@ -57,7 +57,7 @@ def route(x, norm, router, slots, ks, weightings, normed_x, logits, weight_of, t
         weight = tl.where(rank < k, rounded(p * scale, dtype), 0.0)
         tl.store(weight_of + row * NUM_EXPERTS + e, weight, mask=known)
         line = row * trace_width + trace_at
-        tl.store(trace_float + line + e, mine, mask=known)
+        tl.store(trace_float + line + e, own, mask=known)
         tl.store(trace_int + line + NUM_EXPERTS + rank, e, mask=known)
         tl.store(trace_float + line + 2 * NUM_EXPERTS + rank, weight, mask=known)
         if last_to_arrive(arrived + batch, batch - 1):
