@@ -55,7 +55,7 @@ def compiled(launch: Launch, capability: int) -> Any:
             if isinstance(value, int) and value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    settings = {n: v for n, v in options.items() if n.startswith("num_")}
+    settings = {n: v for n, v in options.items() if n.startswith("num_") or n == "launch_pdl"}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 
@@ -65,6 +65,8 @@ def main(capabilities: list[int]) -> None:
         model = random_olmoe("olmoe_experts", vocab_size=50304, hidden_size=2048, intermediate_size=1024,
                              num_hidden_layers=1, num_experts=2, num_experts_per_tok=2, num_attention_heads=16)
         decoder = Decoder(weights_of(model.to(dtype)), slots=2, capacity=512, max_rows=32)
+        if capability >= 90:
+            decoder._overlap = {"OVERLAP": True, "launch_pdl": True}
         seen = set()
         for rows in (1, 4, 32):
             for launch in launches(decoder, rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from .kernels import BackendUnavailable, Kernels
@@ -12,7 +13,16 @@ from .pytorch import PyTorchKernels
 log = logging.getLogger(__name__)
 
 
+def _triton(model: Any) -> Kernels:
+    if find_spec("triton") is None:
+        raise BackendUnavailable("Triton is not installed; PyTorch for CUDA on Linux brings it.")
+    from .cuda.lanes import TritonKernels
+
+    return TritonKernels(model)
+
+
 BUILDERS: dict[str, Callable[[Any], Kernels]] = {
+    "triton": _triton,
     "torch": PyTorchKernels,
 }
 """Backend, as OLMOE_BACKEND names it -> model -> its kernels, or BackendUnavailable. Fastest first: the first that can

@@ -68,7 +68,12 @@ def copy_bandwidth() -> float:
     """Bytes a second of a copy within the GPU, read and written."""
     a = torch.randn(2**30, device="cuda")
     b = torch.empty_like(a)
-    return 2 * 4 * 2**30 / (graph_us(lambda: b.copy_(a)) * 1e-6)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(20):
+        b.copy_(a)
+    torch.cuda.synchronize()
+    return 20 * 2 * 4 * 2**30 / (time.perf_counter() - began)
 
 
 def step_bytes(w: OlmoeWeights, experts_a_layer: float, held: Iterable[int]) -> float:

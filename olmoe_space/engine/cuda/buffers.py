@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...model.structure import OlmoeWeights
 
-SPLIT = 128  # places of the cache that one attention program reads; fixed, so that a row's sums are its own
+SPLIT = 64  # places of the cache that one attention program reads; fixed, so that a row's sums are its own
 SHARES = 8  # at most, of the columns of a down product
 
 

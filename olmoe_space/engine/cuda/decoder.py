@@ -25,6 +25,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32)  # rows a graph is captured for; a batch takes th
 WEIGHTING_CODE = {"raw": 0, "renormalised": 1, "mass_preserving": 2}  # as kernels/router.py has them
 LOGIT_BITS_UNUSED = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # of float32's 32
 ROUTER_ROWS = 2
+PROGRAMS = 2048  # of attention, that a step of few rows launches at most
 
 
 def unsupported(weights: OlmoeWeights) -> str:
@@ -73,6 +74,8 @@ class Decoder:
         self.slots = new_slots(weights, slots)
         self._tiles = (one_row_tiles, many_rows_tiles)
         self._on_gpu = weights.device.type == "cuda"
+        overlaps = self._on_gpu and torch.cuda.get_device_capability(weights.device) >= (9, 0)
+        self._overlap = {"OVERLAP": True, "launch_pdl": True} if overlaps else {"OVERLAP": False}
         self._sms = torch.cuda.get_device_properties(weights.device).multi_processor_count if self._on_gpu else 2
         places = torch.arange(capacity, device=weights.device).unsqueeze(0)
         cos, sin = weights.rotary(weights.embedding[:1], places)
@@ -82,6 +85,11 @@ class Decoder:
         self._seated: dict[int, list[int]] = {}
         self._landing = {rows: torch.empty(batch.trace.shape, dtype=torch.int32, pin_memory=self._on_gpu)
                          for rows, batch in self._batches.items()}
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The sizes of batch that a graph is captured for."""
+        return tuple(self._batches)
 
     def settle(self, slot: int, settings: Settings, held: int, logits: Tensor) -> None:
         """A slot whose cache holds `held` tokens, `logits` [V] after the last of them, goes on with these settings."""
@@ -162,11 +170,11 @@ class Decoder:
     def launch_draw(self, batch: Batch) -> None:
         w, s = self.weights, self.slots
         vocabulary, hidden = w.embedding.shape
-        block = min(4096, triton.next_power_of_2(vocabulary))
+        block = min(16384, triton.next_power_of_2(vocabulary))
         draw.draw[(len(batch.slots),)](
             s.logits, batch.slots, s.forced, s.temperature, s.top_p, s.seed, s.position, s.token, w.embedding,
             batch.stream, batch.trace, batch.trace.shape[1], vocabulary, hidden, SHIFT=LOGIT_BITS_UNUSED[w.dtype],
-            BLOCK=block, COLUMNS=triton.next_power_of_2(hidden), num_warps=16)
+            BLOCK=block, COLUMNS=triton.next_power_of_2(hidden), num_warps=32, **self._overlap)
 
     def launch_qkv(self, batch: Batch, layer: LayerWeights) -> None:
         self._project(batch, batch.stream, layer.attention_norm, (layer.q_proj, layer.k_proj, layer.v_proj), batch.qkv,
@@ -174,14 +182,15 @@ class Decoder:
 
     def launch_attention(self, batch: Batch, layer: LayerWeights, index: int) -> None:
         w = self.weights
-        splits = batch.parts.shape[2]
-        attention.attention[(w.num_heads, splits, len(batch.slots))](
+        splits, rows = batch.parts.shape[2], len(batch.slots)
+        at_once = min(splits, max(4, PROGRAMS // (w.num_heads * rows)))
+        attention.attention[(w.num_heads, at_once, rows)](
             batch.qkv, layer.q_norm, layer.k_norm, self._cos, self._sin, self.cache.keys, self.cache.values,
-            batch.slots, self.slots.position, batch.parts, batch.tops, batch.attention_arrived, batch.attended, self.capacity,
-            index * self.cache.keys.stride(0), w.head_dim ** -0.5, w.norm_eps, HEADS=w.num_heads,
+            batch.slots, self.slots.position, batch.parts, batch.tops, batch.attention_arrived, batch.attended,
+            self.capacity, index * self.cache.keys.stride(0), w.head_dim ** -0.5, w.norm_eps, HEADS=w.num_heads,
             KV_HEADS=w.num_kv_heads, HEAD=w.head_dim, QUERIES=triton.next_power_of_2(w.num_heads * w.head_dim),
-            KEYS=triton.next_power_of_2(w.num_kv_heads * w.head_dim), SPLIT=SPLIT, BLOCK=32, MAX_SPLITS=splits,
-            num_warps=4)
+            KEYS=triton.next_power_of_2(w.num_kv_heads * w.head_dim), SPLIT=SPLIT, MAX_SPLITS=splits,
+            SPLITS=triton.next_power_of_2(splits), num_warps=4, **self._overlap)
 
     def launch_output(self, batch: Batch, layer: LayerWeights) -> None:
         self._project(batch, batch.attended, None, (layer.o_proj,), batch.stream, "output")
@@ -195,7 +204,7 @@ class Decoder:
             index * 3 * w.num_experts, batch.trace.shape[1], rows, w.embedding.shape[1], w.norm_eps,
             NUM_EXPERTS=w.num_experts, DEFAULT_K=w.default_k, NORM_TOPK_PROB=w.norm_topk_prob, BATCH=rows,
             ROWS=ROUTER_ROWS, EXPERTS=triton.next_power_of_2(w.num_experts),
-            COLUMNS=triton.next_power_of_2(w.embedding.shape[1]), num_warps=4)
+            COLUMNS=triton.next_power_of_2(w.embedding.shape[1]), num_warps=4, **self._overlap)
 
     def launch_gate_up(self, batch: Batch, layer: LayerWeights) -> None:
         rows, (hidden, inner) = len(batch.slots), layer.down_proj.shape[1:]
@@ -206,27 +215,27 @@ class Decoder:
             one_row.gate_up[grid](
                 batch.stream, layer.experts_norm, layer.gate_up_proj, batch.touched, batch.count, batch.weight_of,
                 batch.inner, hidden, inner, self.weights.norm_eps, ROWS=tile.rows,
-                COLUMNS=triton.next_power_of_2(hidden), num_warps=tile.warps)
+                COLUMNS=triton.next_power_of_2(hidden), num_warps=tile.warps, **self._overlap)
         else:
             many_rows.gate_up[grid](
                 batch.normed, layer.gate_up_proj, batch.touched, batch.count, batch.weight_of, batch.inner, rows,
                 hidden, inner, self.weights.num_experts, BATCH=max(16, rows), ROWS=tile.rows,
-                COLUMNS=_step(tile, hidden), num_warps=tile.warps, num_stages=tile.stages)
+                COLUMNS=_step(tile, hidden), num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
 
     def launch_down(self, batch: Batch, layer: LayerWeights) -> None:
         rows, (hidden, inner) = len(batch.slots), layer.down_proj.shape[1:]
         tile = self._tiles[rows > 1].down
         programs = triton.cdiv(hidden, tile.rows)
         if rows == 1:
-            one_row.down[(programs,)](batch.inner, layer.down_proj, batch.touched, batch.count, batch.stream, hidden, inner,
-                               ROWS=tile.rows, COLUMNS=triton.next_power_of_2(inner), STAGES=tile.stages,
-                               num_warps=tile.warps)
+            one_row.down[(programs,)](
+                batch.inner, layer.down_proj, batch.touched, batch.count, batch.stream, hidden, inner, ROWS=tile.rows,
+                COLUMNS=triton.next_power_of_2(inner), num_warps=tile.warps, **self._overlap)
         else:
             columns = max(_step(tile, inner), triton.next_power_of_2(triton.cdiv(inner, SHARES)))
             many_rows.down[(programs, triton.cdiv(inner, columns))](
                 batch.inner, layer.down_proj, batch.touched, batch.count, batch.slots, batch.stream, batch.down_parts,
                 batch.down_arrived, rows, hidden, inner, BATCH=max(16, rows), ROWS=tile.rows, COLUMNS=columns,
-                num_warps=tile.warps, num_stages=tile.stages)
+                num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
 
     def launch_head(self, batch: Batch) -> None:
         self._project(batch, batch.stream, self.weights.final_norm, (self.weights.lm_head,), self.slots.logits, "head")
@@ -246,15 +255,15 @@ class Decoder:
             one_row.project[(min(items, tile.per_sm * self._sms or items),)](
                 x, norm if norm is not None else x, first, second, third, out, batch.slots, *heights, size,
                 self.weights.norm_eps, NORM=norm is not None, **flags, ROWS=tile.rows,
-                COLUMNS=triton.next_power_of_2(size), num_warps=tile.warps)
+                COLUMNS=triton.next_power_of_2(size), num_warps=tile.warps, **self._overlap)
             return
         if norm is not None:
             many_rows.norm_rows[(rows,)](x, norm, batch.normed, size, self.weights.norm_eps,
-                                         COLUMNS=triton.next_power_of_2(size), num_warps=4)
+                                         COLUMNS=triton.next_power_of_2(size), num_warps=4, **self._overlap)
             x = batch.normed
         many_rows.project[(items,)](
             x, first, second, third, out, batch.slots, rows, *heights, size, **flags, BATCH=max(16, rows),
-            ROWS=tile.rows, COLUMNS=_step(tile, size), num_warps=tile.warps, num_stages=tile.stages)
+            ROWS=tile.rows, COLUMNS=_step(tile, size), num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
 
 
 def _step(tile: Tile, size: int) -> int:

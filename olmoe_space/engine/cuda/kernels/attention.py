@@ -1,7 +1,7 @@
 """One query a row against its slot's keys and values: QK-norm, RoPE, the cache write and split-KV attention.
 
 A split is a fixed number of places, so how a row's sum is split depends on its own length alone (flash-decoding,
-Dao et al. 2023). The program that finishes a head last adds up its splits.
+Dao et al. 2023). Programs take splits in turn; the one that finishes a head last adds up its splits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import last_to_arrive, rounded
+from .common import last_to_arrive, rounded, wait_for_previous
 
 
 @triton.jit
@@ -30,73 +30,74 @@ def normed_and_turned(x, norm, head, width, cos, sin, eps, HEAD: tl.constexpr, W
 
 
 @triton.jit
+def held_block(cache, held, split, here, HEAD: tl.constexpr, SPLIT: tl.constexpr):
+    """[SPLIT, HEAD] of a head's keys or values in a split, 0 from the place `here` on."""
+    t = split * SPLIT + tl.arange(0, SPLIT)
+    return tl.load(cache + held + t[:, None] * HEAD + tl.arange(0, HEAD)[None, :], mask=(t < here)[:, None], other=0.0)
+
+
+@triton.jit
 def attention(qkv, q_norm, k_norm, cosines, sines, keys, values, slots, positions, parts, tops, arrived, out,
               capacity, layer_at, softmax_scale, eps,
               HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD: tl.constexpr, QUERIES: tl.constexpr,
-              KEYS: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr, MAX_SPLITS: tl.constexpr):
+              KEYS: tl.constexpr, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr, SPLITS: tl.constexpr,
+              OVERLAP: tl.constexpr):
     """out[row, head] for the token at place positions[slot] - 1; its key and value join the cache [.., capacity, HEAD].
 
-    parts [rows, HEADS, splits, HEAD], tops [rows, HEADS, splits, 2]: each split's sum, maximum and normaliser.
+    parts [rows, HEADS, MAX_SPLITS, HEAD], tops [rows, HEADS, MAX_SPLITS, 2]: each split's sum, maximum and normaliser.
+    The new token's key and value go through registers: the cache is read before the launch that makes them has ended.
     """
-    head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    slot = tl.load(slots + row)
-    if slot < 0:
-        return
-    here = tl.load(positions + slot) - 1
-    start = split * SPLIT
-    if start > here:
-        return
+    head, first, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     dtype: tl.constexpr = qkv.dtype.element_ty
+    slot = tl.load(slots + row)
+    here = tl.where(slot >= 0, tl.load(positions + tl.maximum(slot, 0)) - 1, -1)
     d = tl.arange(0, HEAD)
     kv_head = head // (HEADS // KV_HEADS)
+    held = layer_at + (tl.maximum(slot, 0).to(tl.int64) * KV_HEADS + kv_head) * capacity * HEAD
+    k = held_block(keys, held, first, here, HEAD, SPLIT)
+    v = held_block(values, held, first, here, HEAD, SPLIT)
+    wait_for_previous(OVERLAP)
+    if first * SPLIT > here:
+        return
     row_at = qkv + row * ((HEADS + 2 * KV_HEADS) * HEAD)
     q = normed_and_turned(row_at, q_norm, head, HEADS * HEAD, cosines + here * HEAD, sines + here * HEAD, eps,
                           HEAD, QUERIES) * softmax_scale
-    held = layer_at + (slot.to(tl.int64) * KV_HEADS + kv_head) * capacity * HEAD
-    top = tl.full([], float("-inf"), tl.float32)
-    normaliser = tl.full([], 0.0, tl.float32)
-    sums = tl.zeros([HEAD], tl.float32)
-    if start + SPLIT > here:  # the split that holds the new token
-        k = normed_and_turned(row_at + HEADS * HEAD, k_norm, kv_head, KV_HEADS * HEAD, cosines + here * HEAD,
-                              sines + here * HEAD, eps, HEAD, KEYS)
-        v = tl.load(row_at + (HEADS + KV_HEADS + kv_head) * HEAD + d)
-        if head % (HEADS // KV_HEADS) == 0:
-            tl.store(keys + held + here * HEAD + d, k.to(dtype))
-            tl.store(values + held + here * HEAD + d, v)
-        top = tl.sum(q * k, 0)
-        normaliser = tl.full([], 1.0, tl.float32)
-        sums = v.to(tl.float32)
-    for block in range(start, tl.minimum(start + SPLIT, here), BLOCK):
-        t = block + tl.arange(0, BLOCK)
-        past = t < here
-        at = held + t[:, None] * HEAD + d[None, :]
-        k = tl.load(keys + at, mask=past[:, None], other=0.0).to(tl.float32)
-        v = tl.load(values + at, mask=past[:, None], other=0.0).to(tl.float32)
-        scores = tl.where(past, tl.sum(k * q[None, :], 1), float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 0))
-        shrink = tl.exp(top - new_top)
-        p = tl.exp(scores - new_top)
-        normaliser = normaliser * shrink + tl.sum(p, 0)
-        sums = sums * shrink + tl.sum(p[:, None] * v, 0)
-        top = new_top
+    new_key = normed_and_turned(row_at + HEADS * HEAD, k_norm, kv_head, KV_HEADS * HEAD, cosines + here * HEAD,
+                                sines + here * HEAD, eps, HEAD, KEYS)
+    new_value = tl.load(row_at + (HEADS + KV_HEADS + kv_head) * HEAD + d)
     head_at = row * HEADS + head
     splits = here // SPLIT + 1
-    if splits == 1:
-        tl.store(out + head_at * HEAD + d, (sums / normaliser).to(dtype))
-        return
-    tl.store(parts + (head_at * MAX_SPLITS + split) * HEAD + d, sums)
-    tl.store(tops + (head_at * MAX_SPLITS + split) * 2, top)
-    tl.store(tops + (head_at * MAX_SPLITS + split) * 2 + 1, normaliser)
-    if last_to_arrive(arrived + head_at, splits - 1):
-        top = tl.full([], float("-inf"), tl.float32)
-        normaliser = tl.full([], 0.0, tl.float32)
-        sums = tl.zeros([HEAD], tl.float32)
-        for s in range(0, splits):
+    for split in range(first, splits, tl.num_programs(1)):
+        coming_k = held_block(keys, held, split + tl.num_programs(1), here, HEAD, SPLIT)
+        coming_v = held_block(values, held, split + tl.num_programs(1), here, HEAD, SPLIT)
+        t = split * SPLIT + tl.arange(0, SPLIT)
+        scores = tl.sum(k.to(tl.float32) * q[None, :], 1)
+        scores = tl.where(t < here, scores, tl.where(t == here, tl.sum(q * new_key, 0), float("-inf")))
+        top = tl.max(scores, 0)
+        p = tl.exp(scores - top)
+        sums = tl.sum(p[:, None] * v.to(tl.float32), 0)
+        if split == splits - 1:  # it holds the new token
+            sums += tl.sum(tl.where(t == here, p, 0.0), 0) * new_value.to(tl.float32)
+            if head % (HEADS // KV_HEADS) == 0:
+                tl.store(keys + held + here * HEAD + d, new_key.to(dtype))
+                tl.store(values + held + here * HEAD + d, new_value)
+        if splits == 1:
+            tl.store(out + head_at * HEAD + d, (sums / tl.sum(p, 0)).to(dtype))
+        else:
+            at = head_at * MAX_SPLITS + split
+            tl.store(parts + at * HEAD + d, sums)
+            tl.store(tops + at * 2, top)
+            tl.store(tops + at * 2 + 1, tl.sum(p, 0))
+        k = coming_k
+        v = coming_v
+    if splits > 1:
+        if last_to_arrive(arrived + head_at, tl.minimum(splits, tl.num_programs(1)) - 1):
+            s = tl.arange(0, SPLITS)
             at = head_at * MAX_SPLITS + s
-            part_top = tl.load(tops + at * 2, cache_modifier=".cg")
-            new_top = tl.maximum(top, part_top)
-            old, new = tl.exp(top - new_top), tl.exp(part_top - new_top)
-            normaliser = normaliser * old + tl.load(tops + at * 2 + 1, cache_modifier=".cg") * new
-            sums = sums * old + tl.load(parts + at * HEAD + d, cache_modifier=".cg") * new
-            top = new_top
-        tl.store(out + head_at * HEAD + d, (sums / normaliser).to(dtype))
+            part_tops = tl.load(tops + at * 2, mask=s < splits, other=float("-inf"), cache_modifier=".cg")
+            part_sums = tl.load(parts + at[:, None] * HEAD + d[None, :], mask=(s < splits)[:, None], other=0.0,
+                                cache_modifier=".cg")
+            normalisers = tl.load(tops + at * 2 + 1, mask=s < splits, other=0.0, cache_modifier=".cg")
+            scale = tl.exp(part_tops - tl.max(part_tops, 0))
+            whole = tl.sum(part_sums * scale[:, None], 0) / tl.sum(normalisers * scale, 0)
+            tl.store(out + head_at * HEAD + d, whole.to(dtype))

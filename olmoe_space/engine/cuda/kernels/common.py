@@ -7,6 +7,18 @@ import triton.language as tl
 
 
 @triton.jit
+def wait_for_previous(OVERLAP: tl.constexpr):
+    """With OVERLAP, this launch began while the one before it was ending (programmatic dependent launch, from compute
+    capability 9.0 on; elsewhere launches follow one another). What that one stored may be read after this call. Read
+    before it: weights, and what earlier launches stored, for the one before waited for them ahead of letting this
+    begin. Every program calls it, also one with nothing to do.
+    """
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def rounded(x, dtype: tl.constexpr):
     """float32 -> the nearest value of `dtype`, still in float32: rounding where transformers rounds."""
     return x.to(dtype).to(tl.float32)

@@ -1,14 +1,17 @@
 """A slot's logits -> its next token, drawn on the device, and that token's embedding.
 
-The rule is that of `engine.sampling`: temperature 0 is the first of the largest; else the smallest set of most probable
-tokens that reaches top_p. Within it the largest of log p + Gumbel noise wins, which draws from exactly p. The noise is a
-counter-based generator's (Philox, Salmon et al. 2011) at (seed, position, token): it knows nothing of other rows.
+The rule is that of `engine.sampling`: temperature 0 is the first of the largest; else the smallest set of most
+probable tokens that reaches top_p. Within it the largest of log p + Gumbel noise wins, which draws from exactly p. The
+noise is a counter-based generator's (Philox, Salmon et al. 2011) at (seed, position, token): it knows nothing of other
+rows.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .common import wait_for_previous
 
 
 @triton.jit
@@ -31,12 +34,15 @@ def mass_from(at, key, top, temperature, size, SHIFT: tl.constexpr, BLOCK: tl.co
 
 @triton.jit
 def draw(logits, slots, forced, temperatures, top_ps, seeds, positions, tokens, embedding, x, trace, trace_width,
-         vocabulary, size, SHIFT: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """One program a row of the batch: a token into tokens[slot] and the trace's last column, its embedding into x[row].
+         vocabulary, size, SHIFT: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+         OVERLAP: tl.constexpr):
+    """One program a row of the batch: a token into tokens[slot] and the trace's last column (there -1 if the logits
+    are not numbers), its embedding into x[row].
 
     forced[slot] >= 0 is taken instead of a draw. positions[slot] grows by the token that is now fed.
     """
     row = tl.program_id(0)
+    wait_for_previous(OVERLAP)
     slot = tl.load(slots + row)
     if slot < 0:
         return
@@ -44,6 +50,7 @@ def draw(logits, slots, forced, temperatures, top_ps, seeds, positions, tokens, 
     temperature = tl.load(temperatures + slot)
     position = tl.load(positions + slot)
     token = tl.load(forced + slot)
+    sound = True
     if token < 0:
         best = tl.full([BLOCK], float("-inf"), tl.float32)
         best_at = tl.zeros([BLOCK], tl.int32)
@@ -54,6 +61,7 @@ def draw(logits, slots, forced, temperatures, top_ps, seeds, positions, tokens, 
             best = tl.maximum(best, v)
         top = tl.max(best, 0)
         token = tl.min(tl.where(best == top, best_at, vocabulary - 1), 0)
+        sound = top > float("-inf")  # not so where no logit is a number
         if temperature > 0:
             temperature = tl.maximum(temperature, 1e-6)
             low = ordered(tl.maximum(top - 104 * temperature, -3e38), SHIFT).to(tl.int64)  # exp(-104) is 0 in float32
@@ -92,7 +100,7 @@ def draw(logits, slots, forced, temperatures, top_ps, seeds, positions, tokens, 
                 best = tl.maximum(best, score)
             token = tl.min(tl.where(best == tl.max(best, 0), best_at, vocabulary - 1), 0)
     tl.store(tokens + slot, token)
-    tl.store(trace + row * trace_width + trace_width - 1, token)
+    tl.store(trace + row * trace_width + trace_width - 1, tl.where(sound, token, -1))
     tl.store(positions + slot, position + 1)
     columns = tl.arange(0, COLUMNS)
     inside = columns < size

@@ -10,13 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import last_to_arrive, normed, rounded, silu
+from .common import last_to_arrive, normed, rounded, silu, wait_for_previous
 
 
 @triton.jit
-def norm_rows(x, norm, out, size, eps, COLUMNS: tl.constexpr):
+def norm_rows(x, norm, out, size, eps, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr):
     """out[row] = norm(x[row]), one program a row."""
     row = tl.program_id(0)
+    wait_for_previous(OVERLAP)
     columns = tl.arange(0, COLUMNS)
     inside = columns < size
     h = tl.load(x + row * size + columns, mask=inside, other=0.0)
@@ -27,7 +28,8 @@ def norm_rows(x, norm, out, size, eps, COLUMNS: tl.constexpr):
 
 @triton.jit
 def project(x, first, second, third, out, slots, batch, first_rows, second_rows, third_rows, size,
-            ADD: tl.constexpr, BY_SLOT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+            ADD: tl.constexpr, BY_SLOT: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+            OVERLAP: tl.constexpr):
     """out[b] = [first; second; third] @ x[b]; ADD and BY_SLOT as for one row."""
     dtype: tl.constexpr = first.dtype.element_ty
     total = first_rows + second_rows + third_rows
@@ -40,6 +42,7 @@ def project(x, first, second, third, out, slots, batch, first_rows, second_rows,
     b = tl.arange(0, BATCH)
     rows = begin + tl.arange(0, ROWS)
     sums = tl.zeros([BATCH, ROWS], tl.float32)
+    wait_for_previous(OVERLAP)
     for offset in range(0, size, COLUMNS):
         columns = offset + tl.arange(0, COLUMNS)
         h = tl.load(x + b[:, None] * size + columns[None, :],
@@ -61,11 +64,12 @@ def project(x, first, second, third, out, slots, batch, first_rows, second_rows,
 
 @triton.jit
 def gate_up(x, weights, touched, count, weight_of, inner, batch, size, inner_size, num_experts,
-            BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+            BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr):
     """inner[i, b] = routing weight * silu(gate @ x[b]) * (up @ x[b]) of the i-th touched expert; x is normed."""
     dtype: tl.constexpr = weights.dtype.element_ty
     b = tl.arange(0, BATCH)
     tiles = tl.cdiv(inner_size, ROWS)
+    wait_for_previous(OVERLAP)
     for item in range(tl.program_id(0), tl.load(count) * tiles, tl.num_programs(0)):
         place = item // tiles
         expert = tl.load(touched + place).to(tl.int64)
@@ -91,7 +95,7 @@ def gate_up(x, weights, touched, count, weight_of, inner, batch, size, inner_siz
 
 @triton.jit
 def down(inner, weights, touched, count, slots, x, parts, arrived, batch, size, inner_size,
-         BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+         BATCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr):
     """x[b] += sum over touched experts of down @ inner[., b].
 
     A program sums over all experts, for its output rows and its share of their columns: how a row's sum is split does
@@ -102,6 +106,7 @@ def down(inner, weights, touched, count, slots, x, parts, arrived, batch, size, 
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = share * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros([BATCH, ROWS], tl.float32)
+    wait_for_previous(OVERLAP)
     for place in range(0, tl.load(count)):
         expert = tl.load(touched + place).to(tl.int64)
         h = tl.load(inner + (place * batch + b)[:, None] * inner_size + columns[None, :],

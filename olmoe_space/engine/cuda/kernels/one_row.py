@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import normed, rounded, silu
+from .common import normed, rounded, silu, wait_for_previous
 
 
 @triton.jit
@@ -29,7 +29,8 @@ def matrix_rows(first, second, third, first_rows, second_rows, third_rows, start
 
 @triton.jit
 def project(x, norm, first, second, third, out, slots, first_rows, second_rows, third_rows, size, eps,
-            NORM: tl.constexpr, ADD: tl.constexpr, BY_SLOT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+            NORM: tl.constexpr, ADD: tl.constexpr, BY_SLOT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+            OVERLAP: tl.constexpr):
     """out = [first; second; third] @ x, three matrices of `size` columns that stay where they are.
 
     NORM: x is the float32 stream and is normed first. ADD: out is the float32 stream and is added to.
@@ -40,9 +41,12 @@ def project(x, norm, first, second, third, out, slots, first_rows, second_rows, 
     total = first_rows + second_rows + third_rows
     w = matrix_rows(first, second, third, first_rows, second_rows, third_rows, tl.program_id(0) * ROWS, columns, size,
                     ROWS)
+    if NORM:
+        norm_weight = tl.load(norm + columns, mask=columns < size, other=0.0)
+    wait_for_previous(OVERLAP)
     h = tl.load(x + columns, mask=columns < size, other=0.0).to(tl.float32)
     if NORM:
-        h = normed(h, tl.load(norm + columns, mask=columns < size, other=0.0), size, eps, dtype)
+        h = normed(h, norm_weight, size, eps, dtype)
     base = out
     if BY_SLOT:
         slot = tl.load(slots)
@@ -74,17 +78,18 @@ def expert_rows(weights, touched, item, items, tiles, columns, size, inner_size,
 
 @triton.jit
 def gate_up(x, norm, weights, touched, count, weight_of, inner, size, inner_size, eps,
-            ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+            ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr):
     """inner[i] = routing weight * silu(gate @ norm(x)) * (up @ norm(x)) of the i-th touched expert."""
     dtype: tl.constexpr = weights.dtype.element_ty
     columns = tl.arange(0, COLUMNS)
     inside = columns < size
     tiles = tl.cdiv(inner_size, ROWS)
+    norm_weight = tl.load(norm + columns, mask=inside, other=0.0)
+    wait_for_previous(OVERLAP)
     items = tl.load(count) * tiles
     first = tl.program_id(0)
     gate, up, expert = expert_rows(weights, touched, first, items, tiles, columns, size, inner_size, ROWS)
-    h = normed(tl.load(x + columns, mask=inside, other=0.0),
-               tl.load(norm + columns, mask=inside, other=0.0), size, eps, dtype)
+    h = normed(tl.load(x + columns, mask=inside, other=0.0), norm_weight, size, eps, dtype)
     for item in range(first, items, tl.num_programs(0)):
         next_gate, next_up, next_expert = expert_rows(weights, touched, item + tl.num_programs(0), items, tiles,
                                                       columns, size, inner_size, ROWS)
@@ -97,19 +102,34 @@ def gate_up(x, norm, weights, touched, count, weight_of, inner, size, inner_size
 
 
 @triton.jit
+def down_rows(weights, touched, place, places, rows, columns, size, inner_size):
+    """The output rows of the place-th touched expert's down matrix; 0 past the last."""
+    expert = tl.load(touched + place, mask=place < places, other=0).to(tl.int64)
+    mask = (rows < size)[:, None] & (columns < inner_size)[None, :] & (place < places)
+    return tl.load(weights + expert * (size * inner_size) + rows[:, None] * inner_size + columns[None, :], mask=mask,
+                   other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def down(inner, weights, touched, count, x, size, inner_size,
-         ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr):
-    """x += sum over touched experts of down @ inner: a program owns its output rows, so nothing is added atomically."""
+         ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr):
+    """x += sum over touched experts of down @ inner: a program owns its output rows, so nothing is added atomically.
+
+    The list of experts is older than the launch before this one, so two experts' weights are on their way while that
+    one still ends.
+    """
     columns = tl.arange(0, COLUMNS)
-    inside = columns < inner_size
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mask = (rows < size)[:, None] & inside[None, :]
+    places = tl.load(count)
+    w = down_rows(weights, touched, 0, places, rows, columns, size, inner_size)
+    coming = down_rows(weights, touched, 1, places, rows, columns, size, inner_size)
+    wait_for_previous(OVERLAP)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for place in tl.range(0, tl.load(count), num_stages=STAGES):
-        expert = tl.load(touched + place).to(tl.int64)
-        v = tl.load(inner + place * inner_size + columns, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(weights + expert * (size * inner_size) + rows[:, None] * inner_size + columns[None, :],
-                    mask=mask, other=0.0, eviction_policy="evict_first")
+    for place in range(0, places):
+        v = tl.load(inner + place * inner_size + columns, mask=columns < inner_size, other=0.0).to(tl.float32)
+        after = down_rows(weights, touched, place + 2, places, rows, columns, size, inner_size)
         sums += w.to(tl.float32) * v[None, :]
+        w = coming
+        coming = after
     stream = tl.load(x + rows, mask=rows < size, other=0.0)
     tl.store(x + rows, stream + tl.sum(sums, 1), mask=rows < size)
