@@ -11,7 +11,7 @@ EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny
 HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
-BACKENDS = ("numba", "torch")
+BACKENDS = ("triton", "numba", "torch")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Settings:
     max_history_messages: int = 2_000  # messages a history, for the same reason
     max_request_s: float = 120.0       # seconds a reply may take before it is ended with what there is
     max_queue: int = 64                # visitors waiting; beyond it, a clear refusal beats a long wait
+    max_slots: int = 16                # replies decoded at once, Compare's columns each one; memory may allow fewer
     max_concurrent_chats: int = 8      # replies decoded in turn; beyond it each would crawl
     live_updates_per_s: float = 10.0   # pictures a second; more costs tokens and no eye sees it
 

@@ -92,7 +92,7 @@ def test_loading_asks_first(random_model_folder: Path, monkeypatch: pytest.Monke
     settings = Settings(model=str(random_model_folder))
     monkeypatch.setattr(loader, "free_bytes", lambda device: fixed + 2 * chat)
     loaded = load(settings)
-    assert loaded.room == Room(2, 512) and "2 chats at a time" in loaded.info.notice
+    assert loaded.room == Room(2, 512) and "2 replies at a time" in loaded.info.notice
     monkeypatch.setattr(loader, "free_bytes", lambda device: fixed)
     with pytest.raises(ModelUnavailable, match="does not fit. It needs .* are missing"):
         load(settings)

@@ -17,14 +17,16 @@ def test_nothing_set_is_this_machine_alone():
 
 
 def test_every_variable_arrives():
-    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "PORT": "8000",
+    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "OLMOE_WEIGHTS": "int8",
+                                 "PORT": "8000",
                                  "GRADIO_SERVER_NAME": "192.0.2.1", "SPACE_ID": "me/olmoe", "SPACES_ZERO_GPU": "true"})
-    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", port=8000, host="192.0.2.1",
+    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", weights="int8", port=8000, host="192.0.2.1",
                                 on_space=True, on_zero_gpu=True)
 
 
 def test_empty_variables_are_as_good_as_none():
-    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
+    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_WEIGHTS", "OLMOE_BACKEND",
+             "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
     assert from_environment(dict.fromkeys(names, "")) == Settings()
 
 
@@ -49,6 +51,12 @@ def test_a_bad_dtype_is_refused_with_those_there_are(dtype):
     with pytest.raises(ValueError, match="^OLMOE_DTYPE must be one of float32, bfloat16, float16; got"):
         from_environment({"OLMOE_DTYPE": dtype})
     assert all(from_environment({"OLMOE_DTYPE": good}).dtype == good for good in DTYPES)
+
+
+@pytest.mark.parametrize("weights", ["int4", "INT8", "bfloat16"])
+def test_other_weights_than_8_bits_are_refused(weights):
+    with pytest.raises(ValueError, match="^OLMOE_WEIGHTS must be int8, or unset"):
+        from_environment({"OLMOE_WEIGHTS": weights})
 
 
 def test_settings_cannot_be_changed():

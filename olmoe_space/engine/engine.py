@@ -56,7 +56,7 @@ class Engine:
         self.context_length: int = room.context if room else model.config.max_position_embeddings
         self._stop_ids = _stop_ids(model)
         self._lock = FairLock()
-        self.kernels = choose_kernels(model, backend)
+        self.kernels = choose_kernels(model, backend, room)
         every_policy = PyTorchKernels(model)  # computes what faster kernels do not
         self._batchers = {kernels: Batcher(kernels, self._lock) for kernels in (self.kernels, every_policy)}
 

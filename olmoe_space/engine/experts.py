@@ -59,7 +59,8 @@ def _by_expert(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights,
     inner = _swiglu(_grouped(x[token_of], layer.gate_up_proj, ends), model)
     outputs = _grouped(inner, layer.down_proj, ends)
     outputs = outputs * weights.flatten()[order].unsqueeze(1)
-    return torch.zeros_like(x).index_add_(0, token_of, outputs)
+    by_token = torch.empty_like(outputs).index_copy_(0, order, outputs)  # then a sum in a fixed order: an index_add_
+    return by_token.view(x.shape[0], per_token, -1).sum(1)  # on a GPU adds in a new one each time
 
 
 def _has_grouped_mm(device: torch.device) -> bool:

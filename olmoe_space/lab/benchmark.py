@@ -66,6 +66,7 @@ class Plan:
 class Decode:
     """Tokens a second of all rows together. context: tokens in a row's cache, the mean over the steps measured."""
 
+    weights: str  # as ModelInfo.dtype says it
     batch: int
     k: int | None  # None: rows of mixed k
     context: float
@@ -124,23 +125,28 @@ def benchmark(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say
 
     Has the engine to itself: stock runs on the same weights. Raises ValueError for a k that the model cannot have.
     """
-    for k in plan.ks:
-        if k > info.num_experts:
-            raise ValueError(f"Active experts (k) must be from 1 to {info.num_experts}; got {k}.")
-    engine._stop_ids = frozenset()  # so that every repeat decodes the same number of tokens
     bench = _Bench(engine, info, plan, bandwidth, say)
-    mixed = [k for k in MIXED if k <= info.num_experts]
-    for batch in plan.batches:
-        for k in plan.ks:
-            yield bench.decode(batch, [k])
-        if batch > 1:
-            yield bench.decode(batch, mixed)
+    yield from decode(engine, info, plan, bandwidth, say)
     for tokens in plan.prefill:
         if tokens + 1 <= info.context_length:
             yield bench.prefill(tokens)
     yield bench.tracing()
     if plan.chats > 1:
         yield bench.chats_at_once()
+
+
+def decode(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say: Say) -> Iterator[Decode]:
+    """The part of `benchmark` that decodes: every batch at every k, and those of several rows with mixed k."""
+    for k in plan.ks:
+        if k > info.num_experts:
+            raise ValueError(f"Active experts (k) must be from 1 to {info.num_experts}; got {k}.")
+    engine._stop_ids = frozenset()  # so that every repeat decodes the same number of tokens
+    bench = _Bench(engine, info, plan, bandwidth, say)
+    for batch in plan.batches:
+        for k in plan.ks:
+            yield bench.decode(batch, [k])
+        if batch > 1:
+            yield bench.decode(batch, [k for k in MIXED if k <= info.num_experts])
 
 
 @dataclass(frozen=True)
@@ -183,8 +189,9 @@ class _Bench:
         run = last[0]
         context = mean(len(self.ids(r)) for r in requests) + self.plan.new_tokens / 2
         size = bytes_per_step(weights_of(self.model), run.experts_touched, round(batch * context))
-        return Decode(batch, ks[0] if same_k else None, context, 1 / seconds["ours"], run.experts_touched, size,
-                      batch * self.bandwidth / size, {name: 1 / seconds[name] for name in first_token},
+        return Decode(self.info.dtype, batch, ks[0] if same_k else None, context, 1 / seconds["ours"],
+                      run.experts_touched, size, batch * self.bandwidth / size,
+                      {name: 1 / seconds[name] for name in first_token},
                       {name: median(times[1:]) for name, times in first_token.items()}, max(peaks))
 
     def prefill(self, tokens: int) -> Prefill:
@@ -228,7 +235,7 @@ class _Bench:
         tokenizer = self.engine.tokenizer
         texts = read_texts([HELD_OUT])
         text = " ".join(texts[row % len(texts):] + texts[:row % len(texts)])
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         sampling, routing = SamplingParams(0, 1, new_tokens, 0), RoutingPolicy(k)
         template = len(encode(tokenizer, (Message("user", "a"),), self.info.context_length, 1).token_ids) - 1
         words = list(islice(cycle(ids), row, row + max(1, tokens - template)))

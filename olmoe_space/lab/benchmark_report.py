@@ -23,7 +23,8 @@ def as_table(records: Sequence[Record]) -> str:
     decodes = [r for r in records if isinstance(r, Decode)]
     if decodes:
         recipes = list(dict.fromkeys(name for r in decodes for name in r.stock_tokens_per_s))
-        lines.append(f"{'decode':<9}{'k':>6}{'tok/s':>10}{'limit':>10}{'of it':>8}{'MB/step':>10}{'peak MB':>10}"
+        lines.append(f"{'decode':<22}{'batch':>6}{'k':>6}{'tok/s':>10}{'limit':>10}{'of it':>8}{'MB/step':>10}"
+                     f"{'peak MB':>10}"
                      + "".join(f"{'stock ' + name:>20}{'ratio':>8}" for name in recipes))
         lines += [_decode(r, recipes) for r in decodes]
     prefills = [r for r in records if isinstance(r, Prefill)]
@@ -42,7 +43,7 @@ def as_table(records: Sequence[Record]) -> str:
 
 
 def _decode(r: Decode, recipes: Sequence[str]) -> str:
-    line = (f"batch {r.batch:<3}{r.k or 'mixed':>6}{r.tokens_per_s:>10.1f}{r.limit_tokens_per_s:>10.1f}"
+    line = (f"{r.weights:<22}{r.batch:>6}{r.k or 'mixed':>6}{r.tokens_per_s:>10.1f}{r.limit_tokens_per_s:>10.1f}"
             f"{100 * r.share_of_limit:>6.1f} %{r.bytes_per_step / 1e6:>10.1f}{r.peak_bytes / 1e6:>10.0f}")
     for name in recipes:
         stock = r.stock_tokens_per_s.get(name)
@@ -58,7 +59,8 @@ def _prefill(r: Prefill) -> str:
 
 def curve(records: Sequence[Record]) -> tuple[list[int], dict[str, list[float]]]:
     """Ks, and tokens a second at batch 1 for here, the limit and each stock recipe. ValueError if none."""
-    points = sorted((r for r in records if isinstance(r, Decode) and r.batch == 1 and r.k), key=lambda r: r.k or 0)
+    alone = [r for r in records if isinstance(r, Decode) and r.batch == 1 and r.k]
+    points = sorted((r for r in alone if r.weights == alone[0].weights), key=lambda r: r.k or 0)
     if not points:
         raise ValueError("There is no decode speed at batch 1 to draw.")
     ks = [r.k for r in points if r.k]

@@ -91,9 +91,10 @@ def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
 
 def attention_sum(weights: Tensor, values: Tensor, layer: LayerWeights) -> Tensor:
     """weights [A, T] over values [G, T, D], then the output projection: float32 [H]."""
+    matrix = plain(layer.o_proj, values.dtype).float()
     values = values.float().repeat_interleave(weights.shape[0] // values.shape[0], 0)
     heads = torch.einsum("at,atd->ad", weights, values)
-    return F.linear(heads.flatten(), plain(layer.o_proj, torch.float32).float(), None if layer.o_bias is None else layer.o_bias.float())
+    return F.linear(heads.flatten(), matrix, None if layer.o_bias is None else layer.o_bias.float())
 
 
 def selection_at(probabilities: np.ndarray, k: int) -> Selection:

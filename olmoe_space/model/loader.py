@@ -44,7 +44,7 @@ def load(settings: Settings) -> LoadedModel:
     loaded, olmoe-tiny is served with the reason as its notice. Raises ModelUnavailable if a model was
     asked for by name and cannot be loaded.
     """
-    device = "cuda" if settings.on_zero_gpu or torch.cuda.is_available() else "cpu"
+    device = "cuda" if settings.on_zero_gpu or has_cuda() else "cpu"
     if settings.model is not None:
         return _load(settings.model, device, settings, notice="")
     if device == "cpu":
@@ -58,16 +58,24 @@ def load(settings: Settings) -> LoadedModel:
         return _load(str(EMBEDDED_MODEL), device, settings, notice=f"olmoe-tiny is served instead. {error}")
 
 
+def has_cuda() -> bool:
+    """Whether models are loaded to a GPU here."""
+    return torch.cuda.is_available()
+
+
 def load_random(shape: str, settings: Settings) -> LoadedModel:
     """Random weights of the shape of a hub id or folder, with olmoe-tiny's tokenizer: for measurements of speed.
 
     Raises ValueError for a shape that is not known, or that does not fit the memory.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if has_cuda() else "cpu"
     config = shape_of(shape)
     dtype = _dtype(settings, device, config)
     room = _room(config, dtype, device, settings)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL, trust_remote_code=False)
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(f"{shape} has {config.vocab_size:,} tokens, fewer than the {len(tokenizer):,} of the texts "
+                         "that are measured. Take the shape of a larger model.")
     model = random_model(config, dtype, device, settings.weights == "int8")
     return LoadedModel(model, tokenizer,
                        _info(f"random weights of {shape}", model, config, tokenizer, settings, room, ""), room)
@@ -102,8 +110,8 @@ def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedMode
 def _room(config: Any, dtype: torch.dtype, device: str, settings: Settings) -> Room:
     """On ZeroGPU the device is not there yet, and larger than any OLMoE."""
     if settings.on_zero_gpu:
-        return Room(settings.max_concurrent_chats, config.max_position_embeddings)
-    return room_for(config, dtype, settings.weights == "int8", free_bytes(device), settings.max_concurrent_chats)
+        return Room(settings.max_slots, config.max_position_embeddings)
+    return room_for(config, dtype, settings.weights == "int8", free_bytes(device), settings.max_slots)
 
 
 def _dtype(settings: Settings, device: str, config: Any) -> torch.dtype:
@@ -124,9 +132,9 @@ def _info(name: str, model: Any, config: Any, tokenizer: Any, settings: Settings
         notice = " ".join(filter(None, [notice, "This is a base model without a chat template: it does not answer "
                                                 "messages, it goes on with your text."]))
     if room.slots < settings.max_concurrent_chats or room.context < config.max_position_embeddings:
-        chats = "one chat" if room.slots == 1 else f"{room.slots} chats"
-        notice = " ".join(filter(None, [notice, f"Memory is short: {chats} at a time, of at most {room.context:,} "
-                                                "tokens."]))
+        replies = "one reply" if room.slots == 1 else f"{room.slots} replies"
+        notice = " ".join(filter(None, [notice, f"Memory is short: {replies} at a time, in chats of at most "
+                                                f"{room.context:,} tokens."]))
     device, dtype = model.device.type, str(model.dtype).removeprefix("torch.")
     if settings.on_zero_gpu:
         home = "ZeroGPU"

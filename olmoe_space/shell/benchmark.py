@@ -6,18 +6,16 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-from ..lab.benchmark import Plan, Record, benchmark, hardware
+from ..lab.benchmark import Plan, Record, benchmark, decode
 from ..lab.benchmark_report import as_json, as_table, curve
-from ..lab.limits import copy_bandwidth
+from ..lab.performance import machine
 from ..lab.stock import RECIPES
-from ..model.loader import load, load_random
+from ..model.int8 import to_int8
+from ..model.loader import LoadedModel, has_cuda, load, load_random
 from ..settings import HUB_MODEL, Settings
 from .loading import engine_for
 from .stopping import until_stopped
@@ -42,6 +40,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--stock", default="generate", metavar="RECIPE[,RECIPE]",
                         help="stock transformers beside it: none, or of " + "; ".join(
                             f"{r.name} (compile time: {r.compile_cost})" for r in RECIPES.values()))
+    parser.add_argument("--int8", action="store_true", help="at the end, decode at batch 1 with 8-bit weights too")
     parser.add_argument("--new-tokens", type=int, help="tokens decoded in each repeat")
     parser.add_argument("--repeats", type=int, help="of each measurement, after one to warm up")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw decode speed at batch 1 against k")
@@ -49,29 +48,54 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    settings = replace(settings, max_request_s=float("inf"))
-    loaded, engine = engine_for(
-        load_random(args.random_weights, settings) if args.random_weights else load(settings), settings)
-    plan = _plan(args, DEFAULTS[loaded.model.device.type])
-    _say(f"{loaded.info.name}, {loaded.info.dtype}, {hardware(loaded.info)}: copying, to learn how fast memory is")
-    bandwidth = copy_bandwidth(loaded.model.device)
+    plan = _plan(args, DEFAULTS["cuda" if has_cuda() else "cpu"])
+    settings = replace(settings, max_request_s=float("inf"), max_slots=max(*plan.batches, plan.chats))
+    loaded = load_random(args.random_weights, settings) if args.random_weights else load(settings)
+    if settings.weights == "int8":  # stock has no such weights, and would be measured dequantising ours
+        plan = replace(plan, recipes=())
+    plan = replace(plan, batches=tuple(b for b in plan.batches if b <= loaded.room.slots) or (1,))
+    began = time.perf_counter()
+    loaded, engine = engine_for(loaded, settings)
+    ready_s = time.perf_counter() - began
+    _say("copying, to learn how fast memory is")
+    [place] = machine(engine, loaded.info)
     records: list[Record] = []
     with until_stopped() as ending:
-        for record in benchmark(engine, loaded.info, plan, bandwidth, _say):
-            records.append(record)
-            _say(as_table([record]).splitlines()[-1] + "\n")
+        for record in benchmark(engine, loaded.info, plan, place.bandwidth, _say):
+            _keep(record, records)
+        if args.int8 and settings.weights != "int8":
+            del engine  # and with it what it holds of the wider weights
+            eight, engine = engine_for(_in_int8(loaded), settings)
+            for record in decode(engine, eight.info, replace(plan, batches=(1,), recipes=()),
+                                 place.bandwidth, _say):
+                _keep(record, records)
     _say("")
-    machine = {"model": loaded.info.name, "dtype": loaded.info.dtype, "backend": loaded.info.backend,
-               "hardware": hardware(loaded.info), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-               "transformers": transformers.__version__, "copy_bytes_per_s": bandwidth,
-               "new_tokens": plan.new_tokens, "repeats": plan.repeats, "stopped_early": ending.early}
-    print(f"{machine['model']}, {machine['dtype']}, {machine['hardware']}, {machine['date']}; "
-          f"copy {bandwidth / 1e9:.1f} GB/s")
+    info = loaded.info
+    print(f"{info.name}, {info.dtype}, {info.backend}, {place.hardware}, {place.date}")
+    print(f"ready in {ready_s:.1f} s (kernels compiled, graphs captured, k proved); "
+          f"copy {place.bandwidth / 1e9:.1f} GB/s")
     print(as_table(records))
     if args.plot and records:
-        _draw(args.plot, records, machine)
-    print(json.dumps(as_json(machine, records)))
+        from ..plots import speed_curves, to_png  # here, since matplotlib takes a second to import
+
+        ks, lines = curve(records)
+        args.plot.write_bytes(to_png(speed_curves(ks, lines, model=f"{info.name}, {info.dtype}",
+                                                  hardware=place.hardware)))
+    print(json.dumps(as_json({"model": info.name, "dtype": info.dtype, "backend": info.backend, **asdict(place),
+                              "ready_s": ready_s, "new_tokens": plan.new_tokens, "repeats": plan.repeats,
+                              "stopped_early": ending.early}, records)))
     return ending.exit_code
+
+
+def _keep(record: Record, records: list[Record]) -> None:
+    records.append(record)
+    _say(as_table([record]).splitlines()[-1] + "\n")
+
+
+def _in_int8(loaded: LoadedModel) -> LoadedModel:
+    """The same model, its weights rounded to 8 bits where they lie."""
+    to_int8(loaded.model, loaded.model.device)
+    return replace(loaded, info=replace(loaded.info, dtype=f"int8 weights, {loaded.info.dtype}"))
 
 
 def _plan(args: argparse.Namespace, defaults: dict[str, Any]) -> Plan:
@@ -90,14 +114,6 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"{name} must be whole numbers with commas between them; got {text!r}.") from None
-
-
-def _draw(path: Path, records: list[Record], machine: dict[str, Any]) -> None:
-    from ..plots import speed_curves, to_png
-
-    ks, lines = curve(records)
-    path.write_bytes(to_png(speed_curves(ks, lines, model=f"{machine['model']}, {machine['dtype']}",
-                                         hardware=machine["hardware"])))
 
 
 def _say(text: str) -> None:

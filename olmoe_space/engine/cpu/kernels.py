@@ -150,8 +150,9 @@ class CpuKernels:
     def _head(self, x: np.ndarray) -> torch.Tensor:
         """The stream after the last layer [B, H] -> logits [B, V]."""
         logits = np.empty((len(x), self._sizes[self._parts.VOCABULARY]), np.float32)
-        self._parts.head(x, self._weights.final_norm.data_ptr(), self._weights.lm_head.data_ptr(), self._eps,
-                         logits.shape[1], logits)
+        head = self._weights.lm_head
+        assert isinstance(head, torch.Tensor)  # 8 bits were refused
+        self._parts.head(x, self._weights.final_norm.data_ptr(), head.data_ptr(), self._eps, logits.shape[1], logits)
         return torch.from_numpy(logits)
 
 
