@@ -3,7 +3,7 @@ machine.
 
 Everything is warmed up, repeated in turns (so that a noisy machine is noisy for all) and told by its median. Ours is
 measured where its events arrive: from the moment when every row of a batch has its first token until the first row
-has its last. Stock is a long `generate` less one of a single token.
+has its last. Stock likewise, from its first token to its last.
 
 Nothing here knows the command line; `benchmark` yields a record after each measurement, so that a run that is stopped
 keeps what it has.
