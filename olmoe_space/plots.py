@@ -206,6 +206,41 @@ def quality_curves(curves: Mapping[str, Sequence[tuple[int, float]]], speeds: Ma
     return figure
 
 
+def speed_curves(ks: Sequence[int], curves: Mapping[str, Sequence[float]], *, model: str, hardware: str,
+                 dark: bool = False) -> Figure:
+    """Decode speed of one request alone against k, both axes logarithmic.
+
+    curves: name -> tokens a second, one for each of `ks`; the first is drawn in the accent colour, "limit" dashed.
+    """
+    if not ks or any(len(values) != len(ks) for values in curves.values()):
+        raise ValueError(f"speed curves need a speed for each of {len(ks)} k")
+    look = theme(dark)
+    figure = _figure(8, 4.4, look)
+    _title(figure, f"{model}: decode speed against k",
+           f"one request alone · {hardware} · {datetime.now(UTC).date().isoformat()}", look)
+    plot = figure.add_axes((0.09, 0.13, 0.89, 0.66), facecolor=look.surface)
+    others = iter([("#ffb070" if dark else "#b4530a", "s"), ("#70caa3" if dark else "#1f7a58", "^"), (look.text, "d")])
+    for number, (name, values) in enumerate(curves.items()):
+        if name == "limit":
+            plot.plot(ks, values, color=look.muted, linewidth=1.3, linestyle=(0, (4, 3)),
+                      label="limit: the bytes once, at copy speed")
+            continue
+        colour, marker = (look.accent, "o") if number == 0 else next(others)
+        plot.plot(ks, values, color=colour, marker=marker, markersize=4.5, linewidth=1.7, label=name)
+    plot.set_xscale("log", base=2)
+    plot.set_yscale("log")
+    plot.set_xticks(ks, labels=[str(k) for k in ks])
+    plot.yaxis.set_major_formatter(lambda value, _: _number(value))
+    plot.yaxis.set_minor_formatter(lambda value, _: _number(value) if str(value)[0] in "25" else "")
+    plot.tick_params(which="minor", colors=look.muted, labelsize=8, length=0)
+    plot.set_xlabel("active experts (k)")
+    legend = plot.legend(frameon=False, fontsize=8.5, loc="lower left")
+    for text in legend.get_texts():
+        text.set_color(look.text)
+    _panel(plot, "tokens a second", look)
+    return figure
+
+
 def _panel(plot: Axes, title: str, look: Theme) -> None:
     """The frame of a curve: its title on the left, level lines, and nothing of the box but its floor."""
     plot.set_title(title, loc="left", size=9.5, color=look.text, parse_math=False)

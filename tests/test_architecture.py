@@ -62,7 +62,7 @@ OTHERS: dict[str, set[str]] = {
     "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
-    "engine": {"torch", "numpy", "tokenizers", "numba", "llvmlite"},  # llvmlite: what numba compiles with
+    "engine": {"torch", "numpy", "tokenizers", "triton", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
     "expert_plots": {"numpy", "matplotlib"},
