@@ -36,12 +36,12 @@ def check(shape: str, ks: list[int], prompt_lengths: list[int], steps: int, devi
         own = KeyValueCache(weights, 1, length + steps)
         others.append((own, routing, forward(weights, ids, own, [0], routing).logits[0, -1]))
     for _ in range(steps):
-        traced = decoder.step(slots)
+        traced = decoder.step(slots)()
         for row, (own, routing, logits) in enumerate(others):
             token = int(logits.argmax())
             assert int(traced.tokens[row]) == token, (shape, row)
             output = forward(weights, torch.tensor([[token]], device=device), own, [0], routing)
-            found, expected = decoder.slots.logits[slots[row]], output.logits[0, -1]
+            found, expected = decoder.logits(slots[row]), output.logits[0, -1]
             assert (found - expected).norm() < 1e-4 * expected.norm(), (shape, row)
             k = routing.k_max
             assert torch.equal(traced.experts[row, :, :k].long(), output.selected_experts[0, 0].cpu().long())

@@ -29,7 +29,6 @@ from olmoe_space.request import RoutingPolicy
 KS = (1, 4, 8, 16, 32, 64)
 PROMPT = 130
 PARTS = ("qkv", "attention", "output", "router", "gate_up", "down", "head", "draw")
-PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 
 
 def real_shape() -> Any:
@@ -107,7 +106,7 @@ def set_experts(decoder: Decoder, rows: int, experts: int) -> None:
     """As if the batch touched the first `experts` of every layer."""
     batch = decoder._batches[rows]
     batch.count.fill_(experts)
-    batch.touched.copy_(torch.randperm(64, device="cuda").to(torch.int32))
+    batch.touched.copy_(torch.randperm(64, device="cuda").to(torch.int32).repeat(2))
     batch.weight_of.fill_(0.1)
 
 
@@ -129,34 +128,26 @@ def kernels(model: Any) -> None:
 
 
 ONE = {
-    "qkv": [Tile(1, per_sm=12), Tile(2, per_sm=8), Tile(2, per_sm=12), Tile(4, per_sm=6), Tile(4, per_sm=12), Tile(2),
-            Tile(4), Tile(4, warps=8, per_sm=6), Tile(8, warps=8)],
-    "output": [Tile(1), Tile(2), Tile(2, warps=8), Tile(4, warps=8), Tile(1, per_sm=8), Tile(2, per_sm=8), Tile(4)],
-    "gate_up": [Tile(1, per_sm=8), Tile(1, per_sm=12), Tile(1, per_sm=16), Tile(2, per_sm=6), Tile(2, per_sm=8),
-                Tile(1, warps=2, per_sm=16), Tile(2, warps=8, per_sm=4), Tile(2, warps=8, per_sm=6),
-                Tile(4, warps=8, per_sm=3), Tile(4, warps=8, per_sm=4), Tile(4, per_sm=4)],
-    "down": [Tile(1), Tile(4, warps=8, stages=3), Tile(4, stages=3), Tile(2, stages=3), Tile(2, warps=2, stages=4),
-             Tile(1, warps=2, stages=3), Tile(4, stages=5), Tile(2, warps=2, stages=3), Tile(1, warps=1, stages=4)],
-    "head": [Tile(1, per_sm=8), Tile(1, per_sm=16), Tile(2, per_sm=8), Tile(2, per_sm=6), Tile(4, per_sm=4),
-             Tile(4, per_sm=6), Tile(4, warps=8, per_sm=4), Tile(8, warps=8, per_sm=3)],
+    "qkv": [Tile(2, per_sm=8), Tile(2, per_sm=6), Tile(2, per_sm=4), Tile(4, per_sm=4)],
+    "output": [Tile(4), Tile(4, warps=2), Tile(8, warps=4)],
+    "gate_up": [Tile(2, warps=8, per_sm=4), Tile(2, per_sm=8), Tile(1, per_sm=8), Tile(4, warps=8, per_sm=2)],
+    "down": [Tile(4), Tile(8), Tile(4, warps=2), Tile(2), Tile(4, warps=8)],
 }
-MANY = {
-    "qkv": [Tile(32, 128, 4, stages=4), Tile(16, 256, 4, stages=3), Tile(32, 256, 4, stages=4), Tile(16, 512, 4, stages=3)],
-    "output": [Tile(16, 512, 4, stages=3), Tile(16, 1024, 8, stages=2), Tile(16, 512, 8, stages=4)],
-    "gate_up": [Tile(64, 128, 4, 2, 3), Tile(64, 64, 4, 3, 4), Tile(64, 64, 4, 2, 5), Tile(128, 64, 4, 1, 4),
-                Tile(64, 64, 8, 2, 4)],
-    "down": [Tile(16, 256, 4, stages=4), Tile(16, 256, 2, stages=4), Tile(32, 256, 4, stages=4),
-             Tile(32, 128, 4, stages=4), Tile(64, 128, 4, stages=4), Tile(64, 256, 4, stages=3),
-             Tile(32, 512, 8, stages=3), Tile(16, 512, 4, stages=4)],
-    "head": [Tile(64, 128, 4, stages=4), Tile(64, 256, 4, stages=3), Tile(128, 128, 8, stages=3)],
-}
+MANY = {"gate_up": [Tile(64, 128, 4, 2, 3), Tile(64, 256, 8, 1, 3)], "down": [Tile(32, 128, 4, stages=6)]}
 
 
 def variants(model: Any) -> None:
+    decoder = Decoder(weights_of(model), 1, 1024, 1)
+    fill(decoder, 0, 8, 256)
+    for decoder.router_rows in (1, 2, 4, 8):
+        decoder.capture(1)
+        decoder.step([0])()
+        print(f"router, {decoder.router_rows} experts a program: {graph_us(launcher(decoder, 1, 'router')) / 16:.1f}")
     for rows, choices, base in ((1, ONE, ONE_ROW), (16, MANY, MANY_ROWS)):
         decoder = Decoder(weights_of(model), rows, 1024, rows)
         decoder._batches[rows].slots.copy_(torch.arange(rows))
-        for part in PRODUCTS:
+        decoder._batches[rows].logits_at.copy_(torch.arange(rows))
+        for part in choices:
             counts = ((1, 8, 64) if rows == 1 else (16, 64)) if part in ("gate_up", "down") else (0,)
             for tile in choices[part]:
                 tiles: Tiles = replace(base, **{part: tile})
@@ -165,7 +156,8 @@ def variants(model: Any) -> None:
                 for n in counts:
                     set_experts(decoder, rows, n)
                     try:
-                        found.append(round(graph_us(launcher(decoder, rows, part), 8) / (1 if part == "head" else 16), 1))
+                        time_us = graph_us(launcher(decoder, rows, part), 8)
+                        found.append(round(time_us / (1 if part == "head" else 16), 1))
                     except Exception as error:  # a shape that does not fit
                         found.append(type(error).__name__)
                         torch.cuda.synchronize()
@@ -179,6 +171,19 @@ def decode(model: Any, bandwidth: float) -> None:
     decoder.capture(1)
     print(f"capture with a filled cache or not: {time.perf_counter() - began:.1f} s")
     steps = 126
+    for k in (1, 8, 64):
+        overlap, decoder._overlap = decoder._overlap, {"OVERLAP": False}
+        decoder.capture(1)
+        decoder._overlap = overlap
+        fill(decoder, 0, k)
+        decoder.step([0])
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(steps):
+            decoder.run([0])
+        torch.cuda.synchronize()
+        print(f"k={k} without overlap of launches: {steps / (time.perf_counter() - began):.0f} tok/s", flush=True)
+    decoder.capture(1)
     for k in KS:
         fill(decoder, 0, k)
         decoder.step([0])
@@ -191,8 +196,12 @@ def decode(model: Any, bandwidth: float) -> None:
         limit = bandwidth / step_bytes(decoder.weights, k, [PROMPT + steps // 2])
         fill(decoder, 0, k)
         began = time.perf_counter()
-        for _ in range(steps):
-            decoder.step([0])
+        waiting = decoder.step([0])
+        for _ in range(steps - 1):
+            coming = decoder.step([0])
+            waiting()
+            waiting = coming
+        waiting()
         told = (time.perf_counter() - began) / steps
         fill(decoder, 0, k, temperature=0.8)
         decoder.run([0])
@@ -213,7 +222,7 @@ def decode(model: Any, bandwidth: float) -> None:
         torch.cuda.synchronize()
         tile = (time.perf_counter() - began) / 60
         decoder._seated.clear()
-        print(f"k={k}: {1 / bare:.0f} tok/s, {100 / bare / limit:.0f} % of {limit:.0f}; with trace and wait "
+        print(f"k={k}: {1 / bare:.0f} tok/s, {100 / bare / limit:.0f} % of {limit:.0f}; traced, one step ahead "
               f"{1 / told:.0f}; drawn at 0.8 {1 / drawn:.0f}; by tiles {1 / tile:.0f}", flush=True)
 
 
@@ -229,7 +238,7 @@ def batch(model: Any, bandwidth: float) -> None:
             began = time.perf_counter()
             touched = []
             for _ in range(30):
-                traced = decoder.step(slots)
+                traced = decoder.step(slots)()
                 touched.append(sum(len({int(e) for row, k in enumerate(ks) for e in traced.experts[row, layer, :k]})
                                    for layer in (0, 5, 10, 15)) / 4)
             for slot in slots:
@@ -243,8 +252,8 @@ def batch(model: Any, bandwidth: float) -> None:
             seconds = (time.perf_counter() - began) / 30
             experts = statistics.mean(touched)
             limit = bandwidth / step_bytes(decoder.weights, experts, [PROMPT + 16] * rows)
-            print(f"{rows} rows {name}: {rows / seconds:.0f} tok/s, step {seconds * 1000:.2f} ms, {experts:.1f} experts "
-                  f"touched, {100 / seconds / limit:.0f} % of the limit", flush=True)
+            print(f"{rows} rows {name}: {rows / seconds:.0f} tok/s, step {seconds * 1000:.2f} ms, {experts:.1f} experts"
+                  f" touched, {100 / seconds / limit:.0f} % of the limit", flush=True)
 
 
 @torch.inference_mode()
@@ -262,7 +271,7 @@ def agreement(model: Any) -> None:
         errors, different, gaps = [], 0, []
         for _ in range(64):
             token = int(logits.argmax())
-            ours = decoder.slots.logits[0].float()
+            ours = decoder.logits(0).float()
             if int(ours.argmax()) != token:
                 different += 1
                 gaps.append(float(logits.max() - logits[int(ours.argmax())]))
@@ -271,11 +280,11 @@ def agreement(model: Any) -> None:
             decoder.step([0])
             decoder.step([1, 2])
             logits = forward(w, torch.tensor([[token]], device="cuda"), own, [0], routing).logits[0, -1]
-            errors.append([float((decoder.slots.logits[s].float() - logits).norm() / logits.norm()) for s in (0, 1)])
-        same = torch.equal(decoder.slots.logits[1], decoder.slots.logits[2])
+            errors.append([float((decoder.logits(s).float() - logits).norm() / logits.norm()) for s in (0, 1)])
+        same = torch.equal(decoder.logits(1), decoder.logits(2))
         print(f"k={k}: relative logit distance, median one row {statistics.median(e[0] for e in errors):.4f}, tiles "
-              f"{statistics.median(e[1] for e in errors):.4f}, worst {max(e[0] for e in errors):.4f}; {different} of 64 "
-              f"greedy tokens differ, by logits {[round(g, 4) for g in gaps]}; twins equal: {same}", flush=True)
+              f"{statistics.median(e[1] for e in errors):.4f}, worst {max(e[0] for e in errors):.4f}; {different} of "
+              f"64 greedy tokens differ, by logits {[round(g, 4) for g in gaps]}; twins equal: {same}", flush=True)
 
 
 def stock(model: Any) -> None:

@@ -8,7 +8,7 @@ device, so one graph a bucket of rows serves all. Knows nothing of requests or t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from ...model.int8 import Weight
 from ...model.structure import LayerWeights, OlmoeWeights
 from ..cache import KeyValueCache
-from .buffers import SHARES, SPLIT, Batch, new_batch, new_slots
+from .buffers import CHUNKS, SHARES, SPLIT, Batch, new_batch, new_slots
 from .kernels import attention, draw, many_rows, one_row, router
 from .tiles import MANY_ROWS, ONE_ROW, Tile, Tiles
 
@@ -26,7 +26,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32)  # rows a graph is captured for; a batch takes th
 WEIGHTING_CODE = {"raw": 0, "renormalised": 1, "mass_preserving": 2}  # as kernels/router.py has them
 LOGIT_BITS_UNUSED = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # of float32's 32
 ROUTER_ROWS = 2
-PROGRAMS = 2048  # of attention, that a step of few rows launches at most
+PROGRAMS = 4096  # of attention, that a step of few rows launches at most
 
 
 def unsupported(weights: OlmoeWeights) -> str:
@@ -76,6 +76,7 @@ class Decoder:
         self.cache = KeyValueCache(weights, slots, capacity)
         self.slots = new_slots(weights, slots)
         self._tiles = (one_row_tiles, many_rows_tiles)
+        self.router_rows = ROUTER_ROWS
         self._on_gpu = weights.device.type == "cuda"
         overlaps = self._on_gpu and torch.cuda.get_device_capability(weights.device) >= (9, 0)
         self._overlap = {"OVERLAP": True, "launch_pdl": True} if overlaps else {"OVERLAP": False}
@@ -86,8 +87,6 @@ class Decoder:
         self._batches = {rows: new_batch(weights, rows, capacity) for rows in BUCKETS if rows <= max_rows}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._seated: dict[int, list[int]] = {}
-        self._landing = {rows: torch.empty(batch.trace.shape, dtype=torch.int32, pin_memory=self._on_gpu)
-                         for rows, batch in self._batches.items()}
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -101,28 +100,44 @@ class Decoder:
                               (s.temperature, settings.temperature), (s.top_p, settings.top_p),
                               (s.seed, settings.seed), (s.forced, -1), (s.position, held)):
             tensor[slot] = value
-        s.logits[slot] = logits
+        s.logits[held % 2, slot] = logits
 
     def force(self, slot: int, token: int) -> None:
         """Feed this token at the next steps instead of drawing one; -1 draws again."""
         self.slots.forced[slot] = token
 
-    def step(self, slots: Sequence[int]) -> Traced:
-        """Draw and feed one token in each of these slots, and say what happened. Raises ValueError for a full one."""
+    def logits(self, slot: int, held: int | None = None) -> Tensor:
+        """What followed the slot's last token, or the one before it if that is how many were `held`: [V], a view."""
+        held = self.cache.lengths[slot] if held is None else held
+        return self.slots.logits[held % 2, slot]
+
+    def step(self, slots: Sequence[int]) -> Callable[[], Traced]:
+        """Begin to draw and feed one token in each of these slots -> what waits for it and says what happened.
+
+        The next step may be begun before that is called. Raises ValueError for a full slot.
+        """
+        rows = self.run(slots)
+        landing = torch.empty(self._batches[rows].trace.shape, dtype=torch.int32, pin_memory=self._on_gpu)
+        landing.copy_(self._batches[rows].trace, non_blocking=True)
+        done = torch.cuda.Event() if self._on_gpu else None
+        if done is not None:
+            done.record()
+
+        def traced() -> Traced:
+            if done is not None:
+                done.synchronize()
+            return self._traced(landing[:len(slots)])
+
+        return traced
+
+    def run(self, slots: Sequence[int]) -> int:
+        """`step` that tells nothing -> the bucket it took."""
         for slot in slots:
             if self.cache.lengths[slot] >= self.capacity:
                 raise ValueError(f"Slot {slot} is full: it holds all of its {self.capacity} tokens.")
         rows = self._launch(list(slots))
-        self._landing[rows].copy_(self._batches[rows].trace, non_blocking=True)
-        if self._on_gpu:
-            torch.cuda.current_stream(self.weights.device).synchronize()
         self.cache.advance(list(slots), 1)
-        return self._traced(self._landing[rows][:len(slots)].clone())
-
-    def run(self, slots: Sequence[int]) -> None:
-        """`step` without waiting or telling: for measurements."""
-        self._launch(list(slots))
-        self.cache.advance(list(slots), 1)
+        return rows
 
     def capture(self, rows: int) -> None:
         """Compile and capture the step of a bucket, on no slots, so that nothing changes."""
@@ -173,11 +188,13 @@ class Decoder:
     def launch_draw(self, batch: Batch) -> None:
         w, s = self.weights, self.slots
         vocabulary, hidden = w.embedding.shape
-        block = min(16384, triton.next_power_of_2(vocabulary))
-        draw.draw[(len(batch.slots),)](
-            s.logits, batch.slots, s.forced, s.temperature, s.top_p, s.seed, s.position, s.token, w.embedding,
-            batch.stream, batch.trace, batch.trace.shape[1], vocabulary, hidden, SHIFT=LOGIT_BITS_UNUSED[w.dtype],
-            BLOCK=block, COLUMNS=triton.next_power_of_2(hidden), num_warps=32, **self._overlap)
+        chunk = triton.next_power_of_2(triton.cdiv(vocabulary, CHUNKS))
+        draw.draw[(triton.cdiv(vocabulary, chunk), len(batch.slots))](
+            s.logits, batch.slots, s.forced, s.temperature, s.top_p, s.seed, s.position, s.token, batch.chunk_tops,
+            batch.chunk_firsts, batch.draw_arrived, batch.logits_at, w.embedding, batch.stream, batch.trace,
+            batch.trace.shape[1], s.logits.shape[1], vocabulary, hidden, SHIFT=LOGIT_BITS_UNUSED[w.dtype],
+            BLOCK=min(8192, triton.next_power_of_2(vocabulary)), CHUNK=chunk, CHUNKS=CHUNKS,
+            COLUMNS=triton.next_power_of_2(hidden), num_warps=16, **self._overlap)
 
     def launch_qkv(self, batch: Batch, layer: LayerWeights) -> None:
         self._project(batch, batch.stream, layer.attention_norm, (layer.q_proj, layer.k_proj, layer.v_proj), batch.qkv,
@@ -200,13 +217,13 @@ class Decoder:
 
     def launch_router(self, batch: Batch, layer: LayerWeights, index: int) -> None:
         w, rows = self.weights, len(batch.slots)
-        router.route[(triton.cdiv(w.num_experts, ROUTER_ROWS), rows)](
+        router.route[(triton.cdiv(w.num_experts, self.router_rows), rows)](
             batch.stream, layer.experts_norm, layer.router, batch.slots, self.slots.k, self.slots.weighting,
             batch.normed, batch.router_logits, batch.weight_of, batch.touched, batch.count,
             batch.router_arrived, batch.trace.view(torch.float32), batch.trace,
             index * 3 * w.num_experts, batch.trace.shape[1], rows, w.embedding.shape[1], w.norm_eps,
             NUM_EXPERTS=w.num_experts, DEFAULT_K=w.default_k, NORM_TOPK_PROB=w.norm_topk_prob, BATCH=rows,
-            ROWS=ROUTER_ROWS, EXPERTS=triton.next_power_of_2(w.num_experts),
+            ROWS=self.router_rows, EXPERTS=triton.next_power_of_2(w.num_experts),
             COLUMNS=triton.next_power_of_2(w.embedding.shape[1]), num_warps=4, **self._overlap)
 
     def launch_gate_up(self, batch: Batch, layer: LayerWeights) -> None:
@@ -223,7 +240,8 @@ class Decoder:
             many_rows.gate_up[grid](
                 batch.normed, layer.gate_up_proj, batch.touched, batch.count, batch.weight_of, batch.inner, rows,
                 hidden, inner, self.weights.num_experts, BATCH=max(16, rows), ROWS=tile.rows,
-                COLUMNS=_step(tile, hidden), num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
+                COLUMNS=_step(tile, hidden), num_warps=tile.warps, num_stages=tile.stages,
+                OVERLAP=False)  # overlapped, its programs settle unevenly on the multiprocessors: 165 us for 125
 
     def launch_down(self, batch: Batch, layer: LayerWeights) -> None:
         rows, (hidden, inner) = len(batch.slots), layer.down_proj.shape[1:]
@@ -246,6 +264,7 @@ class Decoder:
     def _project(self, batch: Batch, x: Tensor, norm: Tensor | None, matrices: tuple[Weight, ...], out: Tensor,
                  name: str) -> None:
         """out (+)= matrices @ norm(x): added to where it is the stream, by slot where it is the logits."""
+        slots = batch.logits_at if out is self.slots.logits else batch.slots
         rows, size = len(batch.slots), matrices[0].shape[1]
         tile: Tile = getattr(self._tiles[rows > 1], name)
         if len(matrices) > 1:  # no tile reaches from one matrix into the next
@@ -256,7 +275,7 @@ class Decoder:
         flags = {"ADD": out is batch.stream, "BY_SLOT": out is self.slots.logits}
         if rows == 1:
             one_row.project[(min(items, tile.per_sm * self._sms or items),)](
-                x, norm if norm is not None else x, first, second, third, out, batch.slots, *heights, size,
+                x, norm if norm is not None else x, first, second, third, out, slots, *heights, size,
                 self.weights.norm_eps, NORM=norm is not None, **flags, ROWS=tile.rows,
                 COLUMNS=triton.next_power_of_2(size), num_warps=tile.warps, **self._overlap)
             return
@@ -265,7 +284,7 @@ class Decoder:
                                          COLUMNS=triton.next_power_of_2(size), num_warps=4, **self._overlap)
             x = batch.normed
         many_rows.project[(items,)](
-            x, first, second, third, out, batch.slots, rows, *heights, size, **flags, BATCH=max(16, rows),
+            x, first, second, third, out, slots, rows, *heights, size, **flags, BATCH=max(16, rows),
             ROWS=tile.rows, COLUMNS=_step(tile, size), num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
 
 

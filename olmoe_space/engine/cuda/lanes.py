@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..forward import forward
 from ..kernels import BackendUnavailable, LaneRequest, Step
 from ..proof import prove
 from ..routing import row_routing
-from .decoder import BUCKETS, Decoder, Settings, unsupported
+from .decoder import BUCKETS, Decoder, Settings, Traced, unsupported
 
 log = logging.getLogger(__name__)
 MEMORY_SHARE = 0.6  # of what is free, for the slots; the rest is a prompt's workspace
@@ -36,11 +36,13 @@ class TritonLane:
 
     def __init__(self, request: LaneRequest, decoder: Decoder, slot: int) -> None:
         self.request, self.decoder, self.slot = request, decoder, slot
+        self.held = 0  # tokens fed and told of
+        self.coming: tuple[Callable[[], Traced], int] | None = None  # a step begun but not told of, and its row in it
 
     @property
     def logits(self) -> Tensor:
         """After the last token fed, float32 [V]."""
-        return self.decoder.slots.logits[self.slot].float()
+        return self.decoder.logits(self.slot, self.held).to(torch.float32, copy=True)
 
 
 class TritonKernels:
@@ -93,7 +95,7 @@ class TritonKernels:
             yield [TritonLane(request, self._decoder, slot) for request, slot in zip(requests, taken, strict=True)]
         finally:
             with self._room:
-                self._free += taken
+                self._free += taken  # a step of theirs may still run: whatever comes next waits for it on the device
                 self._room.notify_all()
 
     def prefill(self, lane: TritonLane, token_ids: Sequence[int]) -> Routing:
@@ -104,22 +106,40 @@ class TritonKernels:
         self._decoder.settle(lane.slot, Settings(request.k, request.routing.weighting, request.sampling.temperature,
                                                  request.sampling.top_p, request.seed),
                              cache.lengths[lane.slot], output.logits[0, -1])
+        lane.held = cache.lengths[lane.slot]
         return _routing(output.router_logits[0], output.selected_experts[0], output.routing_weights[0], request.k)
 
     def step(self, lanes: Sequence[TritonLane], stop_ids: frozenset[int]) -> list[Step | Exception]:
-        """As `Kernels.step`; a stop token is fed too, which nobody sees: its lane ends."""
-        traced = self._decoder.step([lane.slot for lane in lanes])
-        steps: list[Step | Exception] = []
-        for row, lane in enumerate(lanes):
-            token = int(traced.tokens[row])
-            if token < 0:
-                steps.append(RuntimeError("The model's logits are not numbers."))
-            elif token in stop_ids:
-                steps.append(Step(token, None))
-            else:
-                steps.append(Step(token, _routing(traced.router_logits[row, None], traced.experts[row, None],
-                                                  traced.weights[row, None], lane.request.k)))
-        return steps
+        """As `Kernels.step`; a stop token is fed too, which nobody sees: its lane ends.
+
+        Each lane's next token is begun before this one is told, so that the GPU does not wait for Python. A lane that
+        does not come back has computed one token too many.
+        """
+        self._begin([lane for lane in lanes if lane.coming is None])
+        here = []
+        for lane in lanes:
+            assert lane.coming is not None
+            here.append(lane.coming)
+            lane.coming, lane.held = None, lane.held + 1
+        self._begin([lane for lane in lanes if lane.held < lane.request.capacity])
+        return [_step(traced(), row, lane.request.k, stop_ids)
+                for (traced, row), lane in zip(here, lanes, strict=True)]
+
+    def _begin(self, lanes: Sequence[TritonLane]) -> None:
+        if lanes:
+            traced = self._decoder.step([lane.slot for lane in lanes])
+            for row, lane in enumerate(lanes):
+                lane.coming = (traced, row)
+
+
+def _step(traced: Traced, row: int, k: int, stop_ids: frozenset[int]) -> Step | Exception:
+    token = int(traced.tokens[row])
+    if token < 0:
+        return RuntimeError("The model's logits are not numbers.")
+    if token in stop_ids:
+        return Step(token, None)
+    return Step(token, _routing(traced.router_logits[row, None], traced.experts[row, None], traced.weights[row, None],
+                                k))
 
 
 def _routing(router_logits: Tensor, experts: Tensor, weights: Tensor, k: int) -> Routing:

@@ -26,8 +26,8 @@ class Tiles:
     head: Tile
 
 
-ONE_ROW = Tiles(qkv=Tile(4, per_sm=6), output=Tile(4, warps=8), gate_up=Tile(2, warps=8, per_sm=4),
-                down=Tile(4, warps=8), head=Tile(4, per_sm=4))
+ONE_ROW = Tiles(qkv=Tile(2, per_sm=8), output=Tile(4), gate_up=Tile(2, warps=8, per_sm=4), down=Tile(4),
+                head=Tile(4, per_sm=4))
 MANY_ROWS = Tiles(qkv=Tile(32, 128, stages=4), output=Tile(16, 512, stages=3),
-                  gate_up=Tile(64, 128, per_sm=2, stages=3), down=Tile(32, 128, stages=4),
+                  gate_up=Tile(64, 128, per_sm=2, stages=3), down=Tile(32, 128, stages=6),
                   head=Tile(64, 128, stages=4))

@@ -13,20 +13,18 @@ from .common import last_to_arrive, rounded, wait_for_previous
 
 
 @triton.jit
-def normed_and_turned(x, norm, head, width, cos, sin, eps, HEAD: tl.constexpr, WIDTH: tl.constexpr):
-    """One head of RMSNorm over all heads [width], rotated as GPT-NeoX does (RoPE, arXiv 2104.09864)."""
-    dtype: tl.constexpr = x.dtype.element_ty
-    every = tl.arange(0, WIDTH)
-    whole = tl.load(x + every, mask=every < width, other=0.0).to(tl.float32)
+def normed_and_turned(whole, own, across, own_norm, across_norm, cos, sin, width, eps, HEAD: tl.constexpr,
+                      dtype: tl.constexpr):
+    """One head of RMSNorm over all heads, `whole`, rotated as GPT-NeoX does (RoPE, arXiv 2104.09864).
+
+    own [HEAD]: the head before the norm; across: the same with its halves swapped.
+    """
+    whole = whole.to(tl.float32)
     scale = tl.rsqrt(tl.sum(whole * whole, 0) / width + eps)
-    d = tl.arange(0, HEAD)
-    across = (d + HEAD // 2) % HEAD
-    own = rounded(tl.load(x + head * HEAD + d).to(tl.float32) * scale, dtype)
-    other = rounded(tl.load(x + head * HEAD + across).to(tl.float32) * scale, dtype)
-    own = rounded(own * tl.load(norm + head * HEAD + d).to(tl.float32), dtype)
-    other = rounded(other * tl.load(norm + head * HEAD + across).to(tl.float32), dtype)
-    other = tl.where(d < HEAD // 2, -other, other)
-    return rounded(own * tl.load(cos + d).to(tl.float32) + other * tl.load(sin + d).to(tl.float32), dtype)
+    own = rounded(rounded(own.to(tl.float32) * scale, dtype) * own_norm.to(tl.float32), dtype)
+    across = rounded(rounded(across.to(tl.float32) * scale, dtype) * across_norm.to(tl.float32), dtype)
+    across = tl.where(tl.arange(0, HEAD) < HEAD // 2, -across, across)
+    return rounded(own * cos.to(tl.float32) + across * sin.to(tl.float32), dtype)
 
 
 @triton.jit
@@ -54,22 +52,33 @@ def attention(qkv, q_norm, k_norm, cosines, sines, keys, values, slots, position
     d = tl.arange(0, HEAD)
     kv_head = head // (HEADS // KV_HEADS)
     held = layer_at + (tl.maximum(slot, 0).to(tl.int64) * KV_HEADS + kv_head) * capacity * HEAD
+    swapped = (d + HEAD // 2) % HEAD
     k = held_block(keys, held, first, here, HEAD, SPLIT)
     v = held_block(values, held, first, here, HEAD, SPLIT)
+    q_own_norm = tl.load(q_norm + head * HEAD + d)
+    q_across_norm = tl.load(q_norm + head * HEAD + swapped)
+    k_own_norm = tl.load(k_norm + kv_head * HEAD + d)
+    k_across_norm = tl.load(k_norm + kv_head * HEAD + swapped)
+    cos = tl.load(cosines + tl.maximum(here, 0) * HEAD + d)
+    sin = tl.load(sines + tl.maximum(here, 0) * HEAD + d)
     wait_for_previous(OVERLAP)
     if first * SPLIT > here:
         return
     row_at = qkv + row * ((HEADS + 2 * KV_HEADS) * HEAD)
-    q = normed_and_turned(row_at, q_norm, head, HEADS * HEAD, cosines + here * HEAD, sines + here * HEAD, eps,
-                          HEAD, QUERIES) * softmax_scale
-    new_key = normed_and_turned(row_at + HEADS * HEAD, k_norm, kv_head, KV_HEADS * HEAD, cosines + here * HEAD,
-                                sines + here * HEAD, eps, HEAD, KEYS)
-    new_value = tl.load(row_at + (HEADS + KV_HEADS + kv_head) * HEAD + d)
+    key_at = row_at + HEADS * HEAD
+    every_q, every_k = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    whole_q = tl.load(row_at + every_q, mask=every_q < HEADS * HEAD, other=0.0)  # all loads before the first sum
+    whole_k = tl.load(key_at + every_k, mask=every_k < KV_HEADS * HEAD, other=0.0)
+    q_own, q_across = tl.load(row_at + head * HEAD + d), tl.load(row_at + head * HEAD + swapped)
+    k_own, k_across = tl.load(key_at + kv_head * HEAD + d), tl.load(key_at + kv_head * HEAD + swapped)
+    new_value = tl.load(key_at + (KV_HEADS + kv_head) * HEAD + d)
+    q = normed_and_turned(whole_q, q_own, q_across, q_own_norm, q_across_norm, cos, sin, HEADS * HEAD, eps, HEAD,
+                          dtype) * softmax_scale
+    new_key = normed_and_turned(whole_k, k_own, k_across, k_own_norm, k_across_norm, cos, sin, KV_HEADS * HEAD, eps,
+                                HEAD, dtype)
     head_at = row * HEADS + head
     splits = here // SPLIT + 1
     for split in range(first, splits, tl.num_programs(1)):
-        coming_k = held_block(keys, held, split + tl.num_programs(1), here, HEAD, SPLIT)
-        coming_v = held_block(values, held, split + tl.num_programs(1), here, HEAD, SPLIT)
         t = split * SPLIT + tl.arange(0, SPLIT)
         scores = tl.sum(k.to(tl.float32) * q[None, :], 1)
         scores = tl.where(t < here, scores, tl.where(t == here, tl.sum(q * new_key, 0), float("-inf")))
@@ -88,8 +97,8 @@ def attention(qkv, q_norm, k_norm, cosines, sines, keys, values, slots, position
             tl.store(parts + at * HEAD + d, sums)
             tl.store(tops + at * 2, top)
             tl.store(tops + at * 2 + 1, tl.sum(p, 0))
-        k = coming_k
-        v = coming_v
+        k = held_block(keys, held, split + tl.num_programs(1), here, HEAD, SPLIT)
+        v = held_block(values, held, split + tl.num_programs(1), here, HEAD, SPLIT)
     if splits > 1:
         if last_to_arrive(arrived + head_at, tl.minimum(splits, tl.num_programs(1)) - 1):
             s = tl.arange(0, SPLITS)

@@ -66,8 +66,11 @@ def project(x, norm, first, second, third, out, slots, first_rows, second_rows, 
 
 @triton.jit
 def expert_rows(weights, touched, item, items, tiles, columns, size, inner_size, ROWS: tl.constexpr):
-    """The gate's and the up's rows of an item: a tile of an expert's outputs; 0 past the last item."""
-    expert = tl.load(touched + item // tiles, mask=item < items, other=0).to(tl.int64)
+    """The gate's and the up's rows of an item: a tile of an expert's outputs; 0 past the last item.
+
+    `touched` is long enough for any item asked for, so that its load waits for no count.
+    """
+    expert = tl.load(touched + item // tiles).to(tl.int64)
     rows = (item % tiles) * ROWS + tl.arange(0, ROWS)
     mask = (rows < inner_size)[:, None] & (columns < size)[None, :] & (item < items)
     at = weights + expert * (2 * inner_size * size) + rows[:, None] * size + columns[None, :]
@@ -86,10 +89,11 @@ def gate_up(x, norm, weights, touched, count, weight_of, inner, size, inner_size
     tiles = tl.cdiv(inner_size, ROWS)
     norm_weight = tl.load(norm + columns, mask=inside, other=0.0)
     wait_for_previous(OVERLAP)
+    stream = tl.load(x + columns, mask=inside, other=0.0)
     items = tl.load(count) * tiles
     first = tl.program_id(0)
     gate, up, expert = expert_rows(weights, touched, first, items, tiles, columns, size, inner_size, ROWS)
-    h = normed(tl.load(x + columns, mask=inside, other=0.0), norm_weight, size, eps, dtype)
+    h = normed(stream, norm_weight, size, eps, dtype)
     for item in range(first, items, tl.num_programs(0)):
         next_gate, next_up, next_expert = expert_rows(weights, touched, item + tl.num_programs(0), items, tiles,
                                                       columns, size, inner_size, ROWS)
@@ -104,7 +108,7 @@ def gate_up(x, norm, weights, touched, count, weight_of, inner, size, inner_size
 @triton.jit
 def down_rows(weights, touched, place, places, rows, columns, size, inner_size):
     """The output rows of the place-th touched expert's down matrix; 0 past the last."""
-    expert = tl.load(touched + place, mask=place < places, other=0).to(tl.int64)
+    expert = tl.load(touched + place).to(tl.int64)
     mask = (rows < size)[:, None] & (columns < inner_size)[None, :] & (place < places)
     return tl.load(weights + expert * (size * inner_size) + rows[:, None] * inner_size + columns[None, :], mask=mask,
                    other=0.0, eviction_policy="evict_first")
