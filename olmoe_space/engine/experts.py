@@ -44,8 +44,9 @@ def expert_outputs(x: Tensor, chosen: Tensor, layer: LayerWeights, model: OlmoeW
 
 def every_output(x: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
     """What every expert makes of every token x [N, H], before any weight: [E, N, H]."""
-    inner = _swiglu(x @ layer.gate_up_proj.transpose(1, 2), model)
-    return torch.bmm(inner, layer.down_proj.transpose(1, 2))
+    gate_up, down = plain(layer.gate_up_proj, x.dtype), plain(layer.down_proj, x.dtype)
+    inner = _swiglu(x @ gate_up.transpose(1, 2), model)
+    return torch.bmm(inner, down.transpose(1, 2))
 
 
 def _all(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
