@@ -15,7 +15,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
-         "answer", "walk", "comparison", "truth", "performance"}
+         "answer", "walk", "comparison", "truth", "race", "performance"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -29,6 +29,7 @@ OURS: dict[str, set[str]] = {
     "model_info": set(),
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
+    "race": {"rules"},
     "performance": set(),
     "conversation": {"request"},
     "trace": {"events"},
@@ -38,7 +39,7 @@ OURS: dict[str, set[str]] = {
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "rules", "events", "conversation", "model"},
     "lab": {"request", "rules", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model",
-            "engine", "comparison", "truth", "performance"},
+            "engine", "comparison", "truth", "race", "performance"},
     "plots": set(),
     "performance_plots": {"plots", "performance"},
     "ui": PLAIN | {"plots", "performance_plots"},  # everything but engine and model: it is handed callables
@@ -55,6 +56,7 @@ OTHERS: dict[str, set[str]] = {
     "trace": {"numpy"},
     "comparison": {"numpy"},
     "truth": {"numpy"},
+    "race": {"numpy"},
     "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
