@@ -52,7 +52,12 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-demo = build_page(info, partial(run_on_gpu, "chat"), settings, run_on_gpu)
+def run(name: str, *arguments: Any) -> Iterator[Any]:
+    """A job of `lab.jobs` where it belongs."""
+    return run_on_gpu(name, *arguments) if JOBS[name].on_device else JOBS[name].run(engine, *arguments)
+
+
+demo = build_page(info, partial(run_on_gpu, "chat"), settings, run)
 
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,

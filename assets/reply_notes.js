@@ -7,7 +7,7 @@ const buttonsOf = (opens, turn) => opens.map(([name, label]) => {
   button.type = "button";
   button.textContent = label;
   button.setAttribute("aria-label", name === "map" ? "Show the map of this reply" : `Open this reply in ${label}`);
-  button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("open-reply", { detail: { tab: name, turn } })));
+  button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("open-reply", { detail: { to: name, what: turn } })));
   return button;
 });
 

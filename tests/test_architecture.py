@@ -15,8 +15,8 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
-         "answer", "walk", "comparison", "truth", "race", "performance"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "performance_plots", "ui"}
+         "answer", "walk", "comparison", "truth", "race", "survey", "performance"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ OURS: dict[str, set[str]] = {
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
     "race": {"rules"},
+    "survey": set(),
     "performance": set(),
     "conversation": {"request"},
     "trace": {"events"},
@@ -39,10 +40,12 @@ OURS: dict[str, set[str]] = {
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "rules", "events", "conversation", "model"},
     "lab": {"request", "rules", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model",
-            "engine", "comparison", "truth", "race", "performance"},
+            "engine", "comparison", "truth", "race", "survey", "performance"},
     "plots": set(),
+    "expert_plots": {"plots"},
     "performance_plots": {"plots", "performance"},
-    "ui": PLAIN | {"plots", "performance_plots"},  # everything but engine and model: it is handed callables
+    # everything but engine and model: it is handed callables
+    "ui": PLAIN | {"plots", "expert_plots", "performance_plots"},
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
     "shell": EVERYTHING - {"ui"},
@@ -57,12 +60,14 @@ OTHERS: dict[str, set[str]] = {
     "comparison": {"numpy"},
     "truth": {"numpy"},
     "race": {"numpy"},
+    "survey": {"numpy"},
     "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
     "engine": {"torch", "numpy", "tokenizers", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
+    "expert_plots": {"numpy", "matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},

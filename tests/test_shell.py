@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from olmoe_space.__main__ import main
+from olmoe_space.lab.domain_sample import sample_texts
 from olmoe_space.shell.stopping import terminable, until_stopped
 
 from .serving import QUIET, REPOSITORY
@@ -107,3 +108,25 @@ def test_sigterm_ends_a_reply_and_keeps_it(olmoe_tiny_folder: Path, tmp_path: Pa
     assert begun and b"stopped" in error
     with np.load(trace) as saved:
         assert (begun + rest).decode().rstrip("\n") in "".join(json.loads(str(saved["texts"])))
+
+
+def test_experts_surveys_a_text_and_compares_two(random_model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(random_model_folder, "experts", "Two words", "--other", "Other ones", "--k", "4") == 0
+    text = capsys.readouterr().out
+    assert "the text: 9 tokens, k = 4" in text and "Jensen-Shannon divergence" in text
+    assert run(random_model_folder, "experts", "Two words", "--json") == 0
+    (survey,) = json.loads(capsys.readouterr().out)["surveys"]
+    assert (np.array(survey["expert_counts"]).sum(1) == 9 * 8).all()
+    assert run(random_model_folder, "experts", "--other", "alone") == 2
+    assert "give one" in capsys.readouterr().err
+
+
+def test_experts_without_a_text_studies_the_model(random_model_folder: Path, capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("olmoe_space.shell.experts.domains", lambda: ("dialogue", "science"))
+    monkeypatch.setattr("olmoe_space.lab.reading.sample_texts", lambda domain: sample_texts(domain)[:3])
+    assert run(random_model_folder, "experts", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["study"]
+    assert told["texts"] == 6 and len(told["insights"]) == 5
+    assert run(random_model_folder, "experts") == 0
+    assert "Vocabulary clusters" in capsys.readouterr().out

@@ -21,6 +21,8 @@ from .dataflow import inside
 from .layer_budget import settled_request
 from .performance import machine, speed_at_k
 from .race import race, race_text
+from .reading import read_sample, survey_reply, survey_texts
+from .specialisation import studies
 from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
@@ -29,8 +31,11 @@ SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in 
 
 @dataclass(frozen=True)
 class Job:
+    """on_device: whether the model takes part; if not, the job runs where it is asked for and costs no claim."""
+
     run: Callable[..., Iterator[Any]]
     seconds: Callable[..., int]
+    on_device: bool = True
 
 
 def _reply(engine: Engine, request: GenerationRequest) -> Iterator[Event]:
@@ -64,6 +69,10 @@ def _speed_seconds(_: ModelInfo, request: GenerationRequest, repeats: int, stock
     return min(60, LOAD_S + replies * request.sampling.max_new_tokens // SLOW_TOKENS_PER_S)
 
 
+def _nothing(*_: Any) -> int:
+    return 0
+
+
 def _one_forward_seconds(*_: Any) -> int:
     return LOAD_S + 2
 
@@ -79,4 +88,8 @@ JOBS: dict[str, Job] = {
     "machine": Job(machine, _one_forward_seconds),
     "speed_at_k": Job(speed_at_k, _speed_seconds),
     "claims": Job(check_claims, _measurement_seconds),
+    "survey": Job(survey_texts, _one_forward_seconds),
+    "survey_reply": Job(survey_reply, _one_forward_seconds),
+    "read_sample": Job(read_sample, _measurement_seconds),
+    "study": Job(studies, _nothing, on_device=False),
 }

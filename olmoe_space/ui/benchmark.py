@@ -19,11 +19,13 @@ from .benchmarking import MAX_REPEATS, MIN_TOKENS, Benchmarking, plan_from_field
 from .chat import MODEL_QUEUE, UNREACHED
 from .downloads import private_file
 from .plain_text import plain_text
+from .sharing import Sharing
 from .turn import Job
 
 PROMPT = "Tell me a story about a fox with a bell on its tail."
 KS = (1, 4, 8, 16, 32, 64)
 TOKENS, REPEATS = 16, 3
+NAMES = ("prompt", "ks", "new_tokens", "repeats", "stock")  # of `plan_from_fields`, in this order
 KEEP_S = 1800  # seconds a result is kept
 FIGURES = ("performance", "router", "heatmap", "parameters")  # of performance_plots, in this order
 NOTHING = "There is nothing to download: the benchmark is no longer kept. Run it again."
@@ -32,7 +34,7 @@ _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
 Updates = dict[Any, Any]
 
 
-def benchmark_tab(info: ModelInfo, job: Job, settings: Settings) -> None:
+def benchmark_tab(info: ModelInfo, job: Job, settings: Settings, sharing: Sharing) -> None:
     running = gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="benchmark-compose", equal_height=True):
         prompt = gr.Textbox(PROMPT, label="Prompt", elem_id="benchmark-prompt", lines=1, max_lines=6, scale=1)
@@ -93,6 +95,8 @@ def benchmark_tab(info: ModelInfo, job: Job, settings: Settings) -> None:
     for event in (asked, computed):  # the queue was full, or the connection broke
         event.failure(lambda: {error: UNREACHED, **_busy(False)}, None, [error, run, stop], **_AT_ONCE)
     stop.click(halt, running, [run, stop], **_AT_ONCE)
+    sharing.offers("benchmark-tab", dict(zip(NAMES, [prompt, *fields], strict=True)),
+                   lambda given: plan_from_fields(info, settings, *(given[name] for name in NAMES)))
     for kind, button in buttons:
         button.click(_maker(kind, made), running, made, concurrency_id="figures", concurrency_limit=1,
                      **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..ask import request_from_fields
+from ..ask import given_seed, request_from_fields
 from ..model_info import ModelInfo
 from ..settings import Settings
 from .chat_history import Chat, last_question, message, said, text_of
@@ -22,6 +22,7 @@ from .downloads import downloads
 from .live_view import EMPTY, live_view
 from .plain_text import plain_text
 from .replies import Replies
+from .sharing import Sharing
 from .turn import Stream, Turn
 
 MODEL_QUEUE = "model"  # all listeners that use the model wait in one queue
@@ -40,7 +41,8 @@ Updates = dict[Any, Any]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs) -> Replies:
+def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
+             sharing: Sharing) -> Replies:
     """The chat; returns its replies, for what other tabs can do with them."""
     with gr.Row(elem_id="columns", equal_height=False):
         with gr.Column(elem_id="conversation", min_width=320):
@@ -182,6 +184,22 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs)
         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats,
         api_visibility="private", show_progress="minimal", show_progress_on=[queue_place])
     replied.failure(unreached, [turn_state, box], everything, **at_once)
+
+    def check(fields: dict[str, Any]) -> None:
+        """A message left empty is no fault: the link is then to the settings."""
+        rest = settings_of.fields(tuple(fields[name] for name in vars(settings_of)))
+        request_from_fields(fields["message"] or "Hello", info=info, settings=settings, **rest)
+
+    def now(fields: dict[str, Any], chat: Chat, turn: Turn | None) -> dict[str, Any]:
+        """What is typed, else what was asked last with the seed that it was answered with."""
+        at = last_question(chat)
+        if fields["message"] or at is None:
+            return fields
+        started = turn.recorder.started if turn is not None else None
+        seed = str(started.seed) if started and given_seed(fields["seed"]) is None else fields["seed"]
+        return fields | {"message": text_of(chat[at]), "seed": seed}
+
+    sharing.offers("chat-tab", {"message": box, **vars(settings_of)}, check, now, [chatbot, turn_state])
     return replies
 
 

@@ -14,6 +14,7 @@ from gradio.components import Component
 
 from .assets import read
 from .chat_history import Chat, notes
+from .messenger import messenger
 from .turn import Turn
 
 MAP = "map"
@@ -48,15 +49,10 @@ class Replies:
     def opens(self, tab: str, label: str, open_here: Callable[..., Updates], inputs: Sequence[Component],
               outputs: Sequence[Any]) -> None:
         """A button under every reply. tab: the id of the tab that is shown. open_here: (turn, *values of inputs) ->
-        updates of outputs.
-
-        Each has an event of its own: one for all would update every tab's components, and gradio loses the
-        properties of a gr.HTML that is told to stay as it is before its tab was ever shown.
-        """
+        updates of outputs."""
         self._labels[tab] = label
         with self._events:
-            asked = gr.HTML(None, html_template="", js_on_load=read("open_reply.js"), container=False, padding=False,
-                            tab=tab)
+            asked = messenger("open-reply", tab)
 
         def opened(which: gr.EventData, turn: Turn | None, *values: Any) -> Updates:
             found = turn.choose(which._data) if turn is not None else None

@@ -15,7 +15,7 @@ def ask(page: Page, text: str, nth: int) -> None:
     expect(box).to_be_visible(timeout=60_000)
     box.fill(text)
     box.press("Enter")
-    expect(page.locator("#chat .reply-open").nth(nth).get_by_role("button")).to_have_count(3, timeout=120_000)
+    expect(page.locator("#chat .reply-open").nth(nth).get_by_role("button")).to_have_count(4, timeout=120_000)
 
 
 def test_an_earlier_reply_opens_in_each_tab_and_in_the_map(page: Page) -> None:

@@ -22,19 +22,19 @@ from .parts import (
     INNER,
     K_BIAS,
     K_NORM,
+    K_PROJ,
     KEYS,
     O_BIAS,
+    O_PROJ,
     ONE,
     Q_BIAS,
     Q_NORM,
+    Q_PROJ,
     QUERIES,
     ROUTER,
     V_BIAS,
+    V_PROJ,
     WIDTH,
-    K,
-    O,
-    Q,
-    V,
     add_bias,
     compiled,
     exp,
@@ -56,7 +56,8 @@ def rotate(x: Any, cos: Any, sin: Any) -> None:
         x[half + i] = second * cos[half + i] + first * sin[half + i]
 
 
-@njit("void(float32[::1], float32[::1], float32[::1], int64[::1], int64, int64, int64, int64, float32[::1])", **compiled)
+@njit("void(float32[::1], float32[::1], float32[::1], int64[::1], int64, int64, int64, int64, float32[::1])",
+      **compiled)
 def attend(q: Any, k: Any, v: Any, sizes: Any, keys: Any, values: Any, capacity: Any, length: Any, out: Any) -> None:
     """One token's attention over the `length` tokens before it and itself; its key and value are written behind them.
 
@@ -128,9 +129,9 @@ def decode(table: Any, sizes: Any, eps: Any, clip: Any, x: Any, cos: Any, sin: A
         at = table[layer]
         for b in range(batch):
             rms_norm(x[b], at[ATTENTION_NORM], eps, h[b])
-        linear(at[Q], h, sizes[QUERIES], q)
-        linear(at[K], h, sizes[KEYS], k)
-        linear(at[V], h, sizes[KEYS], v)
+        linear(at[Q_PROJ], h, sizes[QUERIES], q)
+        linear(at[K_PROJ], h, sizes[KEYS], k)
+        linear(at[V_PROJ], h, sizes[KEYS], v)
         add_bias(at[Q_BIAS], q)
         add_bias(at[K_BIAS], k)
         add_bias(at[V_BIAS], v)
@@ -147,7 +148,7 @@ def decode(table: Any, sizes: Any, eps: Any, clip: Any, x: Any, cos: Any, sin: A
             capacity = lanes[b, 2]
             place = 4 * layer * sizes[KEYS] * capacity
             attend(q[b], k[b], v[b], sizes, lanes[b, 0] + place, lanes[b, 1] + place, capacity, lanes[b, 3], out[b])
-        linear(at[O], out, sizes[HIDDEN], h)
+        linear(at[O_PROJ], out, sizes[HIDDEN], h)
         add_bias(at[O_BIAS], h)
         x += h
         for b in range(batch):

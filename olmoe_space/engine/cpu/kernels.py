@@ -34,6 +34,11 @@ class CpuLane:
         self.logits = torch.empty(0)
         self.generator = torch.Generator().manual_seed(request.seed)
 
+    def needs_room(self, tokens: int) -> None:
+        """Raises ValueError if `tokens` more do not fit: the loops write where they are told."""
+        if self.length + tokens > self.request.capacity:
+            raise ValueError(f"A lane of {self.request.capacity} tokens cannot hold {self.length + tokens}.")
+
     def place(self, layer: int = 0, ahead: int = 0) -> list[int]:
         """What the loops ask of a lane: addresses, capacity, the place of the token `ahead` of the next."""
         return [self.keys[layer].ctypes.data, self.values[layer].ctypes.data, self.request.capacity,
@@ -82,6 +87,8 @@ class CpuKernels:
 
     def _feed(self, lanes: list[CpuLane], tokens: list[int]) -> list[Routing]:
         """One token a lane. One thread: a small model's step is too short to share."""
+        for lane in lanes:
+            lane.needs_room(1)
         ks = np.array([lane.request.k for lane in lanes])
         shape = (len(self._table), len(lanes))
         router_logits = np.empty((*shape, self._weights.num_experts), np.float32)
@@ -100,13 +107,22 @@ class CpuKernels:
 
     def prefill(self, lane: CpuLane, token_ids: Sequence[int]) -> Routing:
         """Threads take the chunk's columns part by part: a layer's later parts wait for the keys of the earlier."""
+        lane.needs_room(len(token_ids))
         tokens, layers, k = len(token_ids), len(self._table), lane.request.k
         router_logits = np.empty((layers, tokens, self._weights.num_experts), np.float32)
         selected, applied = np.empty((layers, tokens, k), np.uint8), np.empty((layers, tokens, k), np.float32)
+        [weighting] = self._weightings([lane])
         cuts = self._cuts(tokens)
         ready = [[Event() for _ in range(layers)] for _ in cuts]
 
         def part(number: int) -> np.ndarray:
+            try:
+                return through_all_layers(number)
+            finally:  # an error here must not leave the later parts waiting
+                for event in ready[number]:
+                    event.set()
+
+        def through_all_layers(number: int) -> np.ndarray:
             start, stop = cuts[number]
             x, cos, sin = self._columns(lane, token_ids, start, stop)
             q = np.empty((self._sizes[self._parts.QUERIES], x.shape[1]), np.float32)
@@ -118,9 +134,8 @@ class CpuKernels:
                 for earlier in ready[:number]:
                     earlier[layer].wait()
                 self._prefill.attention_and_experts(
-                    self._table[layer], self._sizes, self._eps, x, stop - start, q, place, k,
-                    self._weightings([lane])[0], router_logits[layer, start:stop], selected[layer, start:stop],
-                    applied[layer, start:stop])
+                    self._table[layer], self._sizes, self._eps, x, stop - start, q, place, k, weighting,
+                    router_logits[layer, start:stop], selected[layer, start:stop], applied[layer, start:stop])
             return x
 
         earlier_parts = [self._helpers.submit(part, number) for number in range(len(cuts) - 1)]

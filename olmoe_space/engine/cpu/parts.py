@@ -19,8 +19,8 @@ compiled: Any = {"cache": True, "nogil": True, "error_model": "numpy"}
 # Columns of the address table, a row a layer; 0 where a bias is absent.
 FIELDS = ("attention_norm", "q_proj", "k_proj", "v_proj", "o_proj", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm",
           "k_norm", "experts_norm", "router", "gate_up_proj", "down_proj")
-(ATTENTION_NORM, Q, K, V, O, Q_BIAS, K_BIAS, V_BIAS, O_BIAS, Q_NORM, K_NORM, EXPERTS_NORM, ROUTER, GATE_UP,
- DOWN) = range(len(FIELDS))
+(ATTENTION_NORM, Q_PROJ, K_PROJ, V_PROJ, O_PROJ, Q_BIAS, K_BIAS, V_BIAS, O_BIAS, Q_NORM, K_NORM, EXPERTS_NORM, ROUTER,
+ GATE_UP, DOWN) = range(len(FIELDS))
 
 # Places in the vector of sizes.
 HIDDEN, INNER, QUERIES, KEYS, WIDTH, EXPERTS, DEFAULT_K, NORMALISED, VOCABULARY = range(9)
@@ -36,7 +36,7 @@ ZERO, ONE, LOWEST, HIGHEST = _f(0), _f(1), _f(-87), _f(88)
 
 @njit("float32(float32)", **compiled)
 def exp(x: Any) -> Any:
-    """e**x to 2 units in the last place (Cephes' expf, Moshier 1992), without a branch, so that loops become vectors."""
+    """e**x to 2 units in the last place (Cephes' expf, Moshier 1992); no branch, so that loops become vectors."""
     x = min(max(x, LOWEST), HIGHEST)
     shifted = x * LOG2_E + ROUNDER
     n = shifted - ROUNDER

@@ -1,8 +1,9 @@
 """A chunk of one prompt through a layer, in two halves: keys and values, then all the rest.
 
 Tokens are columns here, side by side in a vector, each with its own sums in one fixed order: so a token's bits depend
-neither on the tokens beside it nor on where the prompt is cut, and threads may take columns as they like. Shapes: N
-tokens, P columns: N rounded up to whole vectors (what the spare ones compute is used nowhere); the others as in `parts`.
+neither on the tokens beside it nor on where the prompt is cut, and threads may take columns as they like.
+Shapes: N tokens, P columns: N rounded up to whole vectors (what the spare ones compute is used nowhere); the others as
+in `parts`.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from .parts import (
     INNER,
     K_BIAS,
     K_NORM,
+    K_PROJ,
     KEYS,
     O_BIAS,
+    O_PROJ,
     ONE,
     Q_BIAS,
     Q_NORM,
+    Q_PROJ,
     QUERIES,
     ROUTER,
     V_BIAS,
+    V_PROJ,
     WIDTH,
-    K,
-    O,
-    Q,
-    V,
     compiled,
     exp,
     select,
@@ -98,9 +99,9 @@ def keys_and_values(at: Any, sizes: Any, eps: Any, clip: Any, x: Any, tokens: An
     h = np.empty_like(x)
     norm_columns(x, at[ATTENTION_NORM], eps, h)
     k, v = np.empty((sizes[KEYS], columns), np.float32), np.empty((sizes[KEYS], columns), np.float32)
-    times(at[Q], h, at[Q_BIAS], q)
-    times(at[K], h, at[K_BIAS], k)
-    times(at[V], h, at[V_BIAS], v)
+    times(at[Q_PROJ], h, at[Q_BIAS], q)
+    times(at[K_PROJ], h, at[K_BIAS], k)
+    times(at[V_PROJ], h, at[V_BIAS], v)
     norm_columns(q, at[Q_NORM], eps, q)
     norm_columns(k, at[K_NORM], eps, k)
     clip_and_rotate(q, clip, cos, sin, width)
@@ -199,7 +200,7 @@ def attention_and_experts(at: Any, sizes: Any, eps: Any, x: Any, tokens: Any, q:
     columns = x.shape[1]
     out, h = np.empty((sizes[QUERIES], columns), np.float32), np.empty_like(x)
     attend_columns(q, tokens, sizes, lane, out)
-    times(at[O], out, at[O_BIAS], h)
+    times(at[O_PROJ], out, at[O_BIAS], h)
     x += h
     norm_columns(x, at[EXPERTS_NORM], eps, h)
     logits = np.empty((sizes[EXPERTS], columns), np.float32)

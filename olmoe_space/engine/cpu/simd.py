@@ -13,6 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+written_out: Any = intrinsic  # a function of its operands' types that writes the call's code; called with the operands
+
 LANES = 16  # floats a vector: one register with AVX-512, two with AVX2
 TILE = 4    # outputs computed side by side, so that what is loaded is used more than once
 
@@ -20,7 +22,7 @@ I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(F32, LANES)
 
 
-@intrinsic
+@written_out
 def address_of(typingctx: Any, array: Any) -> Any:
     """float32 array -> the address of its first element, int64."""
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -29,7 +31,7 @@ def address_of(typingctx: Any, array: Any) -> Any:
     return types.int64(array), build
 
 
-@intrinsic
+@written_out
 def pointer(typingctx: Any, address: Any) -> Any:
     """int64 address -> pointer to float32, for `numba.carray`."""
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -37,7 +39,7 @@ def pointer(typingctx: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), build
 
 
-@intrinsic
+@written_out
 def power_of_two(typingctx: Any, shifted: Any) -> Any:
     """float32 n + 1.5 * 2**23 -> 2**n: n stands in the low bits, where the exponent is made of it."""
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -47,7 +49,7 @@ def power_of_two(typingctx: Any, shifted: Any) -> Any:
     return types.float32(types.float32), build
 
 
-@intrinsic
+@written_out
 def dots(typingctx: Any, matrix: Any, x: Any, y: Any, rows: Any, width: Any) -> Any:
     """y[r] = sum over i of matrix[r, i] * x[i]: addresses of [rows, width], [width], [rows]; width a multiple of LANES.
 
@@ -67,7 +69,7 @@ def dots(typingctx: Any, matrix: Any, x: Any, y: Any, rows: Any, width: Any) -> 
     return types.void(*[types.int64] * 5), build
 
 
-@intrinsic
+@written_out
 def product(typingctx: Any, w: Any, row_stride: Any, step_stride: Any, x: Any, x_stride: Any, y: Any, y_stride: Any,
             rows: Any, steps: Any, columns: Any) -> Any:
     """y[r, n] = sum over s of w[r, s] * x[s, n], one addition after the other in the order of s.
