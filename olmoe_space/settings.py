@@ -10,7 +10,7 @@ from pathlib import Path
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
 HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
-BACKENDS = ("triton", "torch")
+BACKENDS = ("triton", "numba", "torch")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ OTHERS: dict[str, set[str]] = {
     "truth": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
-    "engine": {"torch", "numpy", "tokenizers", "triton"},
+    "engine": {"torch", "numpy", "tokenizers", "triton", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from .cpu.kernels import CpuKernels
 from .kernels import BackendUnavailable, Kernels
 from .pytorch import PyTorchKernels
 
@@ -14,6 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def _triton(model: Any) -> Kernels:
+    """Triton is imported only where it can be used: it takes a second."""
+    if model.device.type != "cuda":
+        raise BackendUnavailable("The Triton kernels need a CUDA device; the model is on the CPU.")
     if find_spec("triton") is None:
         raise BackendUnavailable("Triton is not installed; PyTorch for CUDA on Linux brings it.")
     from .cuda.lanes import TritonKernels
@@ -23,6 +27,7 @@ def _triton(model: Any) -> Kernels:
 
 BUILDERS: dict[str, Callable[[Any], Kernels]] = {
     "triton": _triton,
+    "numba": CpuKernels,
     "torch": PyTorchKernels,
 }
 """Backend, as OLMOE_BACKEND names it -> model -> its kernels, or BackendUnavailable. Fastest first: the first that can
