@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def _triton(model: Any, room: Room | None) -> Kernels:
+    """Triton is imported only where it can be used: it takes a second."""
+    if model.device.type != "cuda":
+        raise BackendUnavailable("The Triton kernels need a CUDA device; the model is on the CPU.")
     if find_spec("triton") is None:
         raise BackendUnavailable("Triton is not installed; PyTorch for CUDA on Linux brings it.")
     from .cuda.lanes import TritonKernels

@@ -52,8 +52,6 @@ class TritonKernels:
 
     def __init__(self, model: Any, room: Room | None = None) -> None:
         weights = weights_of(model)
-        if weights.device.type != "cuda":
-            raise BackendUnavailable("The Triton kernels need a CUDA device; the model is on the CPU.")
         capability = torch.cuda.get_device_capability(weights.device)
         if capability < (7, 5) or weights.dtype == torch.bfloat16 and capability < (8, 0):
             raise BackendUnavailable(f"This GPU (compute capability {capability[0]}.{capability[1]}) does not compute "
