@@ -107,8 +107,8 @@ def test_the_view_is_handed_ascii_that_holds_everything(studied: Studying) -> No
     assert told["divergence"] == [0.25] * LAYERS
     assert told["surveys"][0]["pieces"][1] == "<script>window.hacked=1</script> "
     assert np.array(told["surveys"][0]["counts"]).shape == (LAYERS, EXPERTS)
-    assert [s["what"] for s in told["study"]["shares"]] == ["domain", "position", "kind"]
-    assert len(told["study"]["insights"]) == 5 and not told["study"]["stopped"]
+    assert [s["what"] for s in told["study"]["shares"]] == ["domain", "position", "kind", "vocabulary"]
+    assert len(told["study"]["insights"]) == 6 and not told["study"]["stopped"]
     assert json.loads(value_of(None, None)) == {"doing": "", "asked": id(None), "study": None, "surveys": [],
                                                 "divergence": None}
 
@@ -165,7 +165,7 @@ def test_numbers_as_files(studied: Studying) -> None:
     groups = sum(len(s.groups) for s in studied.study.shares)  # type: ignore[union-attr]
     assert tuple(rows[0]) == HEAD and len(rows) == 1 + (2 + groups) * LAYERS * EXPERTS
     told = json.loads(read_file("JSON", "", two, studied, 0))
-    assert [s["name"] for s in told["surveys"]] == [THIS, OTHER] and len(told["study"]["insights"]) == 5
+    assert [s["name"] for s in told["surveys"]] == [THIS, OTHER] and len(told["study"]["insights"]) == 6
     assert len(told["study"]["loyal_tokens"]) == LAYERS
     assert json.loads(read_file("JSON", "", two, None, 0))["study"] is None
     with pytest.raises(gr.Error, match="nothing to download"):

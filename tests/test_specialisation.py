@@ -21,6 +21,8 @@ from olmoe_space.lab.specialisation import (
     seen_tokens,
     sentences,
     study,
+    vocabulary_of,
+    word_labels,
 )
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
 from olmoe_space.survey import Overlap, RoutedText, Survey
@@ -62,6 +64,19 @@ def test_kinds_of_sentences(text: str, expected: list[tuple[int, str]]) -> None:
 
 def test_code_is_one_piece() -> None:
     assert sentences("if a:\n    b()\n", is_code=True) == [(14, "code")]
+
+
+def test_technical_terms_everyday_words_and_the_rest() -> None:
+    kinds = {word: vocabulary_of(word) for word in ("eigenvalues", "mitochondria", "house", "walked", "zzxqy")}
+    assert kinds == {"eigenvalues": 0, "mitochondria": 0, "house": 1, "walked": 1, "zzxqy": -1}
+
+
+def test_a_word_is_labelled_at_its_last_token() -> None:
+    text = " the eigenvalue, walks 42"
+    ends = np.array([4, 9, 15, 16, 20, 22, 25])  # " the", " eige", "nvalue", ",", " wal", "ks", " 42"
+    assert word_labels(text, ends).tolist() == [1, -1, 0, -1, -1, 1, -1]
+    assert word_labels("42!", np.array([1, 2, 3])).tolist() == [-1] * 3
+    assert word_labels("the", np.array([1])).tolist() == [-1]  # cut off before its end
 
 
 def test_places_in_a_text() -> None:
@@ -137,13 +152,13 @@ def test_every_token_is_labelled() -> None:
 
 
 def test_a_study_of_chance_refutes_all_five() -> None:
-    texts = [routed(f"Is it so {i}? It is, they say.\n- or so\nIt is. " * 3, domain, topic, seed=i)
+    texts = [routed(f"Is it so {i}? It is an eigenvalue, they say.\n- or so\nIt is. " * 3, domain, topic, seed=i)
              for i, (domain, topic) in enumerate([("web", "arts"), ("web", "history"), ("math", ""), ("code", "")] * 6)]
     told = study(texts, 6)
     assert told.uniform == pytest.approx(1 / 3) and told.texts == 24
     for shares in told.shares:
         assert shares.share[shares.tokens > 0].sum(-1) == pytest.approx(2)
-    assert [i.verdict for i in told.insights] == ["refuted here: no more than chance"] * 5
+    assert [i.verdict for i in told.insights] == ["refuted here: no more than chance"] * 6
     assert all(0.01 <= i.p <= 1 and i.control == pytest.approx(i.effect, abs=0.05) for i in told.insights)
     assert pickle.loads(pickle.dumps(told)).loyal.pieces == told.loyal.pieces
 
@@ -151,7 +166,7 @@ def test_a_study_of_chance_refutes_all_five() -> None:
 def test_a_part_of_the_sample_says_what_it_could_not_measure() -> None:
     told = study([routed("Two. " * 30, "web", "arts")], 6)
     verdicts = [i.verdict.startswith("not measured") for i in told.insights]
-    assert verdicts == [True, False, False, True, True]
+    assert verdicts == [True, True, False, False, True, True]
     assert not study([routed("Two.", "web")], 6, with_insights=False).insights
     with pytest.raises(ValueError, match="No text"):
         study([], 6)
@@ -187,4 +202,4 @@ def test_the_embedded_model_reads_a_domain(olmoe_tiny: Any) -> None:
     assert all(t.selected_experts.shape == (len(t.token_ids), 16, 8) for t in texts)
     assert all(t.ends[-1] == len(t.text) for t in texts)
     found = list(insights(one_hot(texts[0].selected_experts, 64), seen_tokens(texts[:1])))
-    assert len(found) == 5
+    assert len(found) == 6

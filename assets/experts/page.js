@@ -74,7 +74,8 @@ function drawExpert(place, cell, survey, study, atlas, model) {
   if (study) {
     nodes.push(node("h3", "", `Over the sample: ${model}`));
     for (const group of study.shares) {
-      nodes.push(node("p", "ex-quiet", { domain: "by domain", position: "by place in the text", kind: "by kind of sentence" }[group.what]));
+      nodes.push(node("p", "ex-quiet", { domain: "by domain", position: "by place in the text", kind: "by kind of sentence",
+        vocabulary: "by kind of word, code left out" }[group.what]));
       const layers = study.counts.length, experts = study.counts[0].length;
       const rows = group.groups.map((name, g) => [name, group.share[(g * layers + layer) * experts + expert], `${group.tokens[g]} tokens`])
         .filter((_, g) => group.tokens[g]);

@@ -27,12 +27,13 @@ SIGNIFICANT = 0.01
 CLEAR = 0.05           # an excess over the control that is called clear: 5 % of the expert slots
 LEAST_SEEN = 20        # occurrences of a token to be a group of its own
 MOST_TOKENS = 100      # of the vocabulary, the most frequent
+VOCABULARY_CLAIM = "Vocabulary clusters (technical against common words)"
 
 
 @dataclass(frozen=True)
 class SeenTokens:
-    """Of each token int64 [T]: its id, the number of its text and sentence (over all texts), and its labels. -1 in
-    topic: none."""
+    """Of each token int64 [T]: its id, the number of its text and sentence over all texts, and its labels. -1 in topic
+    and vocabulary: none."""
 
     token_ids: np.ndarray
     text: np.ndarray
@@ -41,6 +42,7 @@ class SeenTokens:
     sentence: np.ndarray
     kind: np.ndarray
     position: np.ndarray
+    vocabulary: np.ndarray
     domains: tuple[str, ...]
     topics: tuple[str, ...]
 
@@ -98,7 +100,7 @@ def verdict(excess: float, p: float) -> str:
 
 
 def insights(chosen: np.ndarray, seen: SeenTokens) -> Iterator[Insight]:
-    """The five, in the order in which they are claimed. chosen: bool [T, L, E]."""
+    """The five, in the order in which they are claimed; the vocabulary's is measured twice. chosen: bool [T, L, E]."""
     everywhere = np.zeros_like(seen.text)
 
     def test(claim: str, measure: str, units: str, unit: np.ndarray, label: np.ndarray, strata: np.ndarray,
@@ -115,7 +117,9 @@ def insights(chosen: np.ndarray, seen: SeenTokens) -> Iterator[Insight]:
     frequent &= times >= LEAST_SEEN
     yield test("Domain-specific content (code, mathematics, science)", "domain of the text",
                "texts", seen.text, seen.domain, everywhere, everything)
-    yield test("Vocabulary clusters", f"the token itself, if one of the {int(frequent.sum())} that stand at least "
+    yield test(VOCABULARY_CLAIM, "technical term or everyday word, at its last token, code left out",
+               "words within a text", each, seen.vocabulary, seen.text, seen.vocabulary >= 0)
+    yield test(VOCABULARY_CLAIM, f"the token itself, if one of the {int(frequent.sum())} that stand at least "
                f"{LEAST_SEEN} times", "tokens within a text", each, seen.token_ids, seen.text, frequent[inverse])
     yield test("Positional patterns (sequence position)", "place in the text, the first token left out",
                "tokens within a text", each, seen.position, seen.text, seen.position > 0)

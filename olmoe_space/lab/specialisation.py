@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..adaptive import lexicon
 from ..survey import LoyalTokens, RoutedText, Shares, Study
 from .insights import SeenTokens, insights
 from .router_analysis import one_hot
@@ -22,6 +23,8 @@ KINDS = ("question", "statement", "list", "code")
 POSITIONS = ((0, "first token"), (1, "2nd to 4th"), (4, "5th to 16th"), (16, "17th to 64th"), (64, "beyond the 64th"))
 LEAST_SEEN = 8  # occurrences: a rarer token's share would be a guess
 TOP_TOKENS = 6  # of an expert, that are told
+VOCABULARY = ("technical term", "everyday word")
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s")
 _SENTENCE = re.compile(r"[^.!?]*(?:[.!?]+[\"'”’)]*|$)\s*")
 
@@ -58,6 +61,32 @@ def sentences(text: str, is_code: bool = False) -> list[tuple[int, str]]:
     return found or [(len(text), "statement")]
 
 
+def vocabulary_of(word: str) -> int:
+    """Index in VOCABULARY by the shipped lexicon (adaptive/lexicon.py), or -1 for a word that is neither, or unknown.
+
+    "eigenvalues" -> 0, "houses" -> 1.
+    """
+    known = lexicon.load()
+    entry = word if word in known.terms or word in known.everyday else known.known_form(word)
+    if entry is None:
+        return -1
+    if entry in known.everyday:
+        return 1
+    return -1 if known.terms[entry][1] in (lexicon.WORLD, lexicon.POPULAR) else 0
+
+
+def word_labels(text: str, ends: np.ndarray) -> np.ndarray:
+    """ends int [T], where each token ends -> int64 [T]: at the last token of a word its index in VOCABULARY, else -1.
+
+    One token a word, so that long words count no more than short ones."""
+    labels = np.full(len(ends), -1, dtype=np.int64)
+    for match in _WORD.finditer(text):
+        last = int(np.searchsorted(ends, match.end()))  # the token that holds the word's last character
+        if last < len(ends):
+            labels[last] = vocabulary_of(match.group().lower())
+    return labels
+
+
 def position_labels(count: int) -> np.ndarray:
     """int64 [count]: for each place in a text the index of its group in POSITIONS."""
     return np.searchsorted([start for start, _ in POSITIONS], np.arange(count), side="right") - 1
@@ -89,7 +118,8 @@ def study(texts: Sequence[RoutedText], num_experts: int, with_insights: bool = T
     seen = seen_tokens(texts)
     positions = tuple(name for _, name in POSITIONS)
     shares = tuple(_shares(what, groups, chosen, labels) for what, groups, labels in (
-        ("domain", seen.domains, seen.domain), ("position", positions, seen.position), ("kind", KINDS, seen.kind)))
+        ("domain", seen.domains, seen.domain), ("position", positions, seen.position), ("kind", KINDS, seen.kind),
+        ("vocabulary", VOCABULARY, seen.vocabulary)))
     pieces = {int(i): p for t in texts for i, p in zip(t.token_ids, t.pieces, strict=True)}
     return Study(len(texts), len(chosen), texts[0].selected_experts.shape[2], num_experts, shares,
                  loyal_tokens(chosen, seen.token_ids, pieces), chosen.sum(0, dtype=np.int64),
@@ -102,19 +132,22 @@ def seen_tokens(texts: Sequence[RoutedText]) -> SeenTokens:
     topics = tuple(dict.fromkeys(t.topic for t in texts if t.topic))
     lengths = [len(t.token_ids) for t in texts]
     sentence, kind, before = [], [], 0
+    vocabulary = []
     for text in texts:
         parts = sentences(text.text, text.domain == "code")
         at = np.minimum(np.searchsorted([end for end, _ in parts], text.ends), len(parts) - 1)
         sentence.append(before + at)
         kind.append(np.array([KINDS.index(name) for _, name in parts])[at])
         before += len(parts)
+        vocabulary.append(np.full(len(text.ends), -1) if text.domain == "code" else word_labels(text.text, text.ends))
     spread = lambda values: np.repeat(np.array(values, dtype=np.int64), lengths)  # noqa: E731
     return SeenTokens(
         token_ids=np.concatenate([t.token_ids for t in texts]), text=spread(range(len(texts))),
         domain=spread([domains.index(t.domain) for t in texts]),
         topic=spread([topics.index(t.topic) if t.topic else -1 for t in texts]),
         sentence=np.concatenate(sentence), kind=np.concatenate(kind),
-        position=np.concatenate([position_labels(n) for n in lengths]), domains=domains, topics=topics)
+        position=np.concatenate([position_labels(n) for n in lengths]), vocabulary=np.concatenate(vocabulary),
+        domains=domains, topics=topics)
 
 
 def studies(_: object, texts: Sequence[RoutedText], num_experts: int, with_insights: bool) -> Iterator[Study]:

@@ -92,6 +92,7 @@ def study_as_text(measured: Study) -> str:
             layer, expert, share = shares.strongest(number)
             lines.append(f"{shares.what:<10}{group:<18}{tokens:>7,} tokens   most: layer {layer}, expert {expert}, "
                          f"{share:.3f}")
-    lines += ["", f"{'claim':<54}{'effect':>8}{'shuffled':>10}{'p':>6}  verdict"]
-    lines += [f"{i.claim:<54}{i.effect:>8.3f}{i.control:>10.3f}{i.p:>6.2f}  {i.verdict}" for i in measured.insights]
+    lines += ["", f"{'effect':>6}{'shuffled':>10}{'p':>6}  {'verdict':<32}claim: measured by"]
+    lines += [f"{i.effect:>6.3f}{i.control:>10.3f}{i.p:>6.2f}  {i.verdict:<32}{i.claim}: {i.measure}"
+              for i in measured.insights]
     return "\n".join(lines)

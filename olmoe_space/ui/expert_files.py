@@ -65,7 +65,8 @@ def claims(study: Study, info: ModelInfo, layer: int) -> Figure:
 
     tested = study.insights
     columns = (np.array([getattr(i, name) for i in tested]) for name in ("effect", "control", "highest"))
-    return claims_chart([i.claim for i in tested], *columns, model=info.name, num_tokens=study.tokens)
+    names = [f"{i.claim.split(' (')[0]}: {i.measure}" for i in tested]
+    return claims_chart(names, *columns, model=info.name, num_tokens=study.tokens)
 
 
 FIGURES: dict[str, tuple[str, Callable[[Any, ModelInfo, int], Figure]]] = {
@@ -75,6 +76,7 @@ FIGURES: dict[str, tuple[str, Callable[[Any, ModelInfo, int], Figure]]] = {
     "Domains in the chosen layer": ("study", groups("domain")),
     "Places in the chosen layer": ("study", groups("position")),
     "Kinds of sentence in the chosen layer": ("study", groups("kind")),
+    "Kinds of word in the chosen layer": ("study", groups("vocabulary")),
     "The five claims": ("study", claims),
 }
 

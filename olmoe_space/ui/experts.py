@@ -23,9 +23,10 @@ from .compare import KEEP_S, opened_from
 from .comparing import as_value
 from .expert_files import FIGURES, KINDS, maker
 from .muting import HEAD as MUTE_HEAD
-from .muting import mute_part
+from .muting import mute_part, muted_requests
 from .plain_text import plain_text
 from .replies import Replies
+from .sharing import Fields, Sharing
 from .studying import Studying
 from .surveying import Surveying, survey_of_reply, survey_of_texts
 from .turn import Job, Turn
@@ -42,7 +43,7 @@ _SCRIPTS = ("live_view/words.js", "live_view/scale.js", "live_view/heatmap.js", 
 Updates = dict[Any, Any]
 
 
-def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies) -> None:
+def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies, sharing: Sharing) -> None:
     """replies: the chat's, any of which can be opened here."""
     surveying, studying = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="survey-compose", equal_height=True):
@@ -64,12 +65,15 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies)
     _files(info, surveying, studying, layer)
     with gr.Column(elem_id="mute"):
         gr.HTML(html_template=MUTE_HEAD, container=False, padding=False)
-        mute_part(info, job, settings, surveying, studying, layer, expert)
+        mute_fields = mute_part(info, job, settings, surveying, studying, layer, expert)
 
-    def survey(typed: Any, second: Any, wanted_k: Any) -> Updates:
+    def asked_survey(typed: Any, second: Any, wanted_k: Any) -> Surveying:
+        policy = RoutingPolicy(whole_number(wanted_k, "Active experts (k)", 1, info.num_experts))
+        return survey_of_texts(typed, second, policy, settings)
+
+    def survey(*values: Any) -> Updates:
         try:
-            policy = RoutingPolicy(whole_number(wanted_k, "Active experts (k)", 1, info.num_experts))
-            return {survey_error: "", surveying: survey_of_texts(typed, second, policy, settings)}
+            return {survey_error: "", surveying: asked_survey(*values)}
         except ValueError as refused:
             return {survey_error: str(refused)}
 
@@ -127,6 +131,12 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies)
         return {text: "".join(opened.text.texts), k: turn.question.request.routing.num_experts_per_tok,
                 survey_error: "", surveying: survey_of_reply(opened, turn)}
 
+    def check(fields: Fields) -> None:
+        asked_survey(fields["text"], fields["other"], fields["k"])
+        muted_requests({name: fields[f"mute_{name}"] for name in mute_fields}, info, settings)
+
+    sharing.offers("experts-tab", {"text": text, "other": other, "k": k,
+                                   **{f"mute_{name}": field for name, field in mute_fields.items()}}, check)
     replies.opens("experts-tab", "Experts", open_here, [], [text, k, survey_error, surveying])
 
 

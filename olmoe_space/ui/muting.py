@@ -12,8 +12,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 
-from ..ask import given_seed, request_from_fields
+from ..ask import Question, given_seed, request_from_fields
 from ..model_info import ModelInfo
 from ..request import whole_number
 from ..rules import ExpertScale
@@ -37,8 +38,8 @@ Updates = dict[Any, Any]
 
 
 def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State, studying: gr.State, layer: gr.Number,
-              expert: gr.Number) -> None:
-    """layer, expert: the fields that the map sets."""
+              expert: gr.Number) -> dict[str, Component]:
+    """layer, expert: the fields that the map sets. Returns all that is asked, by name."""
     running = gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="mute-compose", equal_height=True):
         prompt = gr.Textbox(START_PROMPT, label="Prompt", elem_id="mute-prompt", lines=1, max_lines=6, min_width=260)
@@ -61,10 +62,9 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
     def start(before: Comparison | None, survey: Surveying | None, study: Studying | None, *values: Any) -> Updates:
         if before is not None:
             before.stop()
-        fields = dict(zip(("prompt", "layer", "expert", *sampling), values, strict=True))
         try:
             load, of_what = load_of(survey, study)
-            asked, told = muted(fields, load, info, settings)
+            asked, told = muted(dict(zip(fields, values, strict=True)), load, info, settings)
         except ValueError as refused:
             return {error: str(refused)}
         return {error: "", note: f"{told} {of_what}.", running: asked, **_busy(run, stop, True)}
@@ -84,14 +84,15 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
             comparison.stop()
         return (_busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)})
 
-    asked = gr.on([prompt.submit, run.click], start,
-                  [running, surveying, studying, prompt, layer, expert, *sampling.values()],
+    fields: dict[str, Component] = {"prompt": prompt, "layer": layer, "expert": expert, **sampling}
+    asked = gr.on([prompt.submit, run.click], start, [running, surveying, studying, *fields.values()],
                   [error, note, running, run, stop], concurrency_limit=None, **_PRIVATE)
     computed = running.change(compute, running, [error, view, run, stop], concurrency_id=MODEL_QUEUE,
                               concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):
         event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
     stop.click(halt, running, [run, stop], **_AT_ONCE)
+    return fields
 
 
 def load_of(surveying: Surveying | None, studying: Studying | None) -> tuple[np.ndarray, str]:
@@ -108,22 +109,30 @@ def load_of(surveying: Surveying | None, studying: Studying | None) -> tuple[np.
     raise ValueError(NO_LOAD)
 
 
-def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: Settings) -> tuple[Comparison, str]:
-    """The three requests, and the two loads in words.
+def muted_requests(fields: dict[str, Any], info: ModelInfo, settings: Settings) -> tuple[Question, ExpertScale]:
+    """The request as the model is, its seed drawn if none was given, and the factor that is asked for.
 
-    fields: prompt, layer, expert, factor, k, temperature, max_new_tokens and seed as typed; load: int [L, E]. Raises
-    ValueError for what cannot be asked.
+    fields: prompt, layer, expert, factor, k, temperature, max_new_tokens and seed as typed. Raises ValueError for what
+    cannot be asked.
     """
     layer = whole_number(fields["layer"], "Layer", 0, info.num_layers - 1)
     expert = whole_number(fields["expert"], "Expert", 0, info.num_experts - 1)
     seed = given_seed(fields["seed"])
-    seed = secrets.randbelow(2**32) if seed is None else seed
     question = request_from_fields(fields["prompt"], info=info, settings=settings, num_experts_per_tok=fields["k"],
-                                   temperature=fields["temperature"], top_p=1, seed=seed,
+                                   temperature=fields["temperature"], top_p=1,
+                                   seed=secrets.randbelow(2**32) if seed is None else seed,
                                    max_new_tokens=fields["max_new_tokens"])
+    return question, ExpertScale.checked(layer, expert, fields["factor"])
+
+
+def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: Settings) -> tuple[Comparison, str]:
+    """The three requests, and the two loads in words. fields: see `muted_requests`; load: int [L, E]."""
+    question, scale = muted_requests(fields, info, settings)
+    layer, expert, routing = scale.layer, scale.expert, question.request.routing
+    seed = question.request.sampling.seed
+    assert seed is not None  # drawn if none was given
     control = equal_load(load[layer], expert, seed)
-    routing = question.request.routing
-    scales = [ExpertScale.checked(layer, e, fields["factor"]) for e in (expert, control)]
+    scales = [scale, scale._replace(expert=control)]
     names = ["as it is", *(f"{what}expert {s.expert} × {s.factor:g}"
                            for what, s in zip(("", "control: "), scales, strict=True))]
     policies = [routing, *(replace(routing, expert_scales=(s,)) for s in scales)]

@@ -42,7 +42,7 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
                 with gr.Tab("Inside a token", id="inside-tab", elem_id="panel-inside-tab"):
                     inside_tab(info, job, settings, MODEL_QUEUE, replies, sharing)
                 with gr.Tab("Experts", id="experts-tab", elem_id="panel-experts-tab"):
-                    experts_tab(info, job, settings, replies)
+                    experts_tab(info, job, settings, replies, sharing)
                 with gr.Tab("Benchmark", id="benchmark-tab", elem_id="panel-benchmark-tab"):
                     benchmark_tab(info, job, settings, sharing)
             with gr.Tab("How it works", id="how-it-works-tab", elem_id="panel-how-it-works-tab"):

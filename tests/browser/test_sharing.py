@@ -81,6 +81,18 @@ def test_a_link_walks_inside_a_token_again(open_page: Callable[..., Any]) -> Non
     assert again.get_by_label("Text", exact=True).input_value() == "The sea is deep"
 
 
+def test_a_link_brings_the_experts_fields_back(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    open_tab(page, "Experts")
+    page.locator("#survey-text textarea").fill("The sea is deep.")
+    page.locator("#mute-expert input").fill("14")
+    page.locator("#mute-prompt textarea").fill("Who are you?")
+    other = open_page(link_of(page), width=390, height=844)
+    expect(other.locator("#survey-text textarea")).to_have_value("The sea is deep.", timeout=60_000)
+    expect(other.locator("#mute-expert input")).to_have_value("14")
+    expect(other.locator("#mute-prompt textarea")).to_have_value("Who are you?")
+
+
 @pytest.mark.parametrize(("fragment", "said"), [
     ("@@@", "cut off"), (coded({"format": "other"}), "does not say"),
     (coded({"format": "olmoe-space-view", "version": 1, "tab": "attic", "fields": {}}), "does not have"),
