@@ -71,13 +71,13 @@ def controls(info: ModelInfo, settings: Settings) -> Controls:
             with gr.Row(elem_id="chosen-k", visible=False) as chosen_k:
                 with gr.Row(elem_id="rule-of-k", visible=False) as rule_row:
                     rule = gr.Dropdown([(name, key) for key, (name, _, _) in RULE_WORDS.items()], value=TOP_P,
-                                       label="Rule", elem_id="rule", min_width=140, filterable=False)
+                                       label="Rule", elem_id="rule", min_width=130, filterable=False)
                     parameter = gr.Number(usual_parameter(TOP_P, info, DEFAULT_K_MIN, DEFAULT_K_MAX), min_width=70,
                                           label=RULE_WORDS[TOP_P][1], elem_id="rule-parameter", step=0.05)
                 k_min = gr.Number(min(DEFAULT_K_MIN, info.num_experts), label="k min", elem_id="k-min",
-                                  min_width=70)
+                                  min_width=60)
                 k_max = gr.Number(min(DEFAULT_K_MAX, info.num_experts), label="k max", elem_id="k-max",
-                                  min_width=70)
+                                  min_width=60)
                 hint = plain_text("k-hint", "note", ADAPTIVE_HINT)
         weighting = gr.Radio(WEIGHTINGS, value="raw", label="Weights of the chosen experts", elem_id="weighting",
                              container=False,

@@ -47,9 +47,11 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
         typed = gr.Textbox(START_TEXT, label="Text to race over", lines=2, max_lines=8, elem_id="race-text",
                            show_label=False, container=False)
         error = plain_text("race-error", "alert")
-        view = gr.HTML("", elem_id="race-view", html_template=read("compare/race.html"), apply_default_css=False,
-                       js_on_load=f'"use strict";\n{read("compare/race.js")}', container=False, padding=False)
-        plot = gr.Plot(show_label=False, container=False, elem_id="race-plot", visible=False)
+        with gr.Row(elem_id="race-result"):
+            view = gr.HTML("", elem_id="race-view", html_template=read("compare/race.html"), apply_default_css=False,
+                           js_on_load=f'"use strict";\n{read("compare/race.js")}', container=False, padding=False,
+                           min_width=320)
+            plot = gr.Plot(show_label=False, container=False, elem_id="race-plot", visible=False, min_width=320)
         with gr.Row(elem_id="race-files", visible=False) as files:
             gr.HTML(html_template='<span class="downloads-label">Figure, numbers</span>', container=False,
                     padding=False, elem_classes=["shrink"])
