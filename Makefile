@@ -35,6 +35,7 @@ clean: ## remove .venv and caches
 # The stamps are newer than what they were made from, so a second `make` installs nothing.
 .venv/installed: requirements.txt | $(PY)
 	$(INSTALL) -r requirements.txt
+	@$(PY) -m olmoe_space --model assets/olmoe-tiny generate Hello --max-new-tokens 1 >/dev/null  # compiles the CPU loops
 	@touch $@
 
 .venv/installed-tests: tests/requirements.txt .venv/installed

@@ -5,6 +5,7 @@ import spaces  # isort: skip  (first: it must come before anything that touches 
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,10 @@ log = logging.getLogger("olmoe_space")
 try:
     settings = from_environment()
     loaded = load(settings)
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s)
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend)
+    info = replace(loaded.info, backend=engine.kernels.name)
     if not settings.on_zero_gpu:  # there the device exists only inside a call
-        log.info("k takes effect: another k moves the logits by %.0f %%.", 100 * prove(loaded.model))
+        log.info("k takes effect: another k moves the logits by %.0f %%.", 100 * prove(loaded.model, engine.kernels))
 except (ModelUnavailable, ValueError) as error:
     sys.exit(f"OLMoE Space cannot start: {error}")
 
@@ -43,14 +45,19 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
     global _proved
     try:
         if not _proved:
-            prove(loaded.model)
+            prove(loaded.model, engine.kernels)
             _proved = True  # of this worker
         yield from JOBS[name].run(engine, *arguments)
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-demo = build_page(loaded.info, partial(run_on_gpu, "chat"), settings, run_on_gpu)
+def run(name: str, *arguments: Any) -> Iterator[Any]:
+    """A job of `lab.jobs` where it belongs."""
+    return run_on_gpu(name, *arguments) if JOBS[name].on_device else JOBS[name].run(engine, *arguments)
+
+
+demo = build_page(info, partial(run_on_gpu, "chat"), settings, run)
 
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,

@@ -1,17 +1,39 @@
-// Puts every reply's quiet line under it, as text. The chatbot has no place for a line that is not part of
-// the message, so it is added to each reply's row and put back whenever gradio draws the rows anew.
+// Puts under every reply its quiet line, as text, and the buttons that open it elsewhere. The chatbot has no place for
+// what is not part of the message, so it is added to each reply's row and put back whenever gradio draws the rows anew.
+const NO_LONGER = "Its routing is no longer kept, so it cannot be opened elsewhere.";
+
+const buttonsOf = (opens, turn) => opens.map(([name, label]) => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.setAttribute("aria-label", name === "map" ? "Show the map of this reply" : `Open this reply in ${label}`);
+  button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("open-reply", { detail: { to: name, what: turn } })));
+  return button;
+});
+
+const put = (row, className) => {
+  let node = row.querySelector(`.${className}`);
+  if (!node) {
+    node = document.createElement("div");
+    node.className = className;
+    row.querySelector(".flex-wrap")?.append(node);
+  }
+  return node;
+};
+
 const place = () => {
-  const lines = Array.isArray(props.value) ? props.value : [];
+  const { opens = [], replies = [] } = props.value ?? {};
   document.querySelectorAll("#chat .message-row.bot-row").forEach((row, i) => {
-    let note = row.querySelector(".reply-note");
-    if (!note) {
-      note = document.createElement("div");
-      note.className = "reply-note";
-      row.querySelector(".flex-wrap")?.append(note);
-    }
-    const line = lines[i] ?? "";
+    const { line = "", turn = "", kept = false, gone = false } = replies[i] ?? {};
+    const note = put(row, "reply-note");
     if (note.textContent !== line) note.textContent = line;
     note.hidden = !line;
+    const open = put(row, "reply-open");
+    const state = `${turn} ${kept} ${gone}`;
+    if (open.dataset.state === state) return;
+    open.dataset.state = state;
+    open.hidden = !kept && !gone;
+    open.replaceChildren(...(kept ? buttonsOf(opens, turn) : gone ? [NO_LONGER] : []));
   });
 };
 

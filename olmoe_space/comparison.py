@@ -29,7 +29,7 @@ class Difference:
     token_ids int64 [C] and texts: the likeliest tokens of any of the replies, and those that were taken, likeliest
     first (mean over the replies). ends: whether such a token ends the reply. probs float32 [R, C]. taken: which
     candidate each reply took, -1 if it is not known (a reply that ended where no end token is a candidate).
-    experts: per reply uint8 [L, K], most probable first.
+    experts: per reply and layer those that worked, most probable first.
     """
 
     position: int
@@ -39,7 +39,7 @@ class Difference:
     ends: tuple[bool, ...]
     probs: np.ndarray
     taken: tuple[int, ...]
-    experts: tuple[np.ndarray, ...]
+    experts: tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def partings(replies: Sequence[Sequence[int]]) -> list[Parting]:
     return sorted(found, key=lambda p: (p.position, p.replies))
 
 
-def only_one_used(a: np.ndarray, b: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
-    """Experts [L, K_a], [L, K_b] of one token under two settings -> per layer those that only the first used, and
+def only_one_used(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Experts of each layer for one token under two settings -> per layer those that only the first used, and
     those that only the second used, ascending."""
-    return ([sorted(set(x) - set(y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)],
-            [sorted(set(y) - set(x)) for x, y in zip(a.tolist(), b.tolist(), strict=True)])
+    return ([sorted(set(x) - set(y)) for x, y in zip(a, b, strict=True)],
+            [sorted(set(y) - set(x)) for x, y in zip(a, b, strict=True)])

@@ -26,6 +26,23 @@ class Routing:
     router_logits: np.ndarray     # float32 [T, L, E], before the softmax
     selected_experts: np.ndarray  # uint8   [T, L, K], most probable first
     routing_weights: np.ndarray   # float32 [T, L, K], the factors applied to the experts' outputs
+    active_experts: np.ndarray = None  # type: ignore[assignment]  # uint8 [T, L]: so many of the K, the first ones,
+    # worked on the token in that layer; the others have weight 0 and count for nothing. Not given: all K
+
+    def __post_init__(self) -> None:
+        if self.active_experts is None:
+            tokens, layers, width = self.selected_experts.shape
+            object.__setattr__(self, "active_experts", np.full((tokens, layers), width, np.uint8))
+
+    @property
+    def is_active(self) -> np.ndarray:
+        """bool [T, L, K]: which of the selected experts worked."""
+        return active_mask(self.active_experts, self.selected_experts.shape[-1])
+
+
+def active_mask(active_experts: np.ndarray, width: int) -> np.ndarray:
+    """How many experts worked [...] -> which of `width` places did, bool [..., width]."""
+    return np.arange(width) < active_experts[..., None]
 
 
 @dataclass(frozen=True)
@@ -33,11 +50,12 @@ class Started:
     """The request as the engine understood it, before any computation."""
 
     prompt_tokens: int
-    num_experts_per_tok: int
+    num_experts_per_tok: int  # the largest, where a rule chooses it for each token
     weighting: str
     seed: int
     max_new_tokens: int     # as asked, or what is left of the context window
     notices: tuple[str, ...]  # what had to be changed, in words for the visitor
+    policy: str = ""        # what k alone does not say, in words: a rule per token, scaled experts
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,6 @@ class ModelInfo:
         """Parameters of one expert: the gate, up and down matrices of a SwiGLU."""
         return 3 * self.hidden_size * self.intermediate_size
 
-    def active_params(self, k: int) -> int:
-        """Parameters that take part in one token at k experts a layer: all but the experts left out."""
-        return self.total_params - (self.num_experts - k) * self.num_layers * self.expert_params
+    def active_params(self, k: float) -> int:
+        """Parameters that take part in one token at k experts a layer (a mean, if k varies): all but those left out."""
+        return round(self.total_params - (self.num_experts - k) * self.num_layers * self.expert_params)

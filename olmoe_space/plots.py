@@ -57,12 +57,13 @@ def theme(dark: bool) -> Theme:
     return Theme("#ffffff", "#1d1f2b", "#5d6173", "#dfe1ea", "#eff0f4", "#5246c9", colours)
 
 
-def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: int, num_tokens: int,
-                   what: str = "the reply", unit: str = "tokens per expert", dark: bool = False) -> Figure:
+def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: float, num_tokens: int,
+                   what: str = "the reply", unit: str = "tokens per expert", where: str = "",
+                   dark: bool = False) -> Figure:
     """What each expert did: layers down, experts across.
 
     values: [L, E], counts or summed weights; zero is drawn as none, which is no colour of the scale.
-    num_tokens and what: how many tokens of what were counted. unit: that of the values.
+    num_tokens and what: how many tokens of what were counted. unit: that of the values. where: hardware and date.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or not values.size:
@@ -72,8 +73,8 @@ def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: int, 
     figure = _figure(10, min(7.5, 1.75 + 0.17 * num_layers), look)
     plot = figure.add_axes((0.06, 1.0 / figure.get_figheight(), 0.925, 1 - 1.72 / figure.get_figheight()))
     _title(figure, f"{model}: experts at work",
-           f"k = {num_experts_per_tok} of {num_experts} experts a layer · {_count(num_tokens, 'token')} of {what}",
-           look)
+           f"k = {num_experts_per_tok:.3g} of {num_experts} experts a layer · {_count(num_tokens, 'token')} of {what}"
+           + (f" · {where}" if where else ""), look)
 
     most = float(values.max())
     norm = PowerNorm(POWER, vmin=0, vmax=most if most > 0 else 1)
@@ -117,7 +118,7 @@ def expert_heatmap(values: np.ndarray, *, model: str, num_experts_per_tok: int, 
     return figure
 
 
-def routing_summary(mass: np.ndarray, entropy: np.ndarray, *, model: str, num_experts: int, num_experts_per_tok: int,
+def routing_summary(mass: np.ndarray, entropy: np.ndarray, *, model: str, num_experts: int, num_experts_per_tok: float,
                     what: str = "the reply", dark: bool = False) -> Figure:
     """Routing mass and routing entropy of each layer: the mean over tokens, and where 80 % of them lie.
 
@@ -130,7 +131,7 @@ def routing_summary(mass: np.ndarray, entropy: np.ndarray, *, model: str, num_ex
     look = theme(dark)
     figure = _figure(10, 3.6, look)
     _title(figure, f"{model}: what the routers decided",
-           f"k = {num_experts_per_tok} of {num_experts} experts a layer · {_count(len(mass), 'token')} of {what} · "
+           f"k = {num_experts_per_tok:.3g} of {num_experts} experts a layer · {_count(len(mass), 'token')} of {what} · "
            "line: mean, band: 10th to 90th percentile", look)
     uniform_mass, most_entropy = num_experts_per_tok / num_experts, math.log(num_experts)
     panels = [(0.06, mass, "routing mass", uniform_mass, f"all experts alike: {_number(uniform_mass)}", 1.0),

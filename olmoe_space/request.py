@@ -7,11 +7,13 @@ where the model is known.
 
 from __future__ import annotations
 
-import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
+
+from .checks import real_number, shown, whole_number
+from .rules import ExpertScale, TokenRule
 
 Weighting = Literal["raw", "renormalised", "mass_preserving"]
 Role = Literal["system", "user", "assistant"]
@@ -20,43 +22,6 @@ MAX_EXPERTS = 64
 MAX_SEED = 2**63 - 1
 # Letters and symbols by category, yet nothing to see: Hangul fillers and the blank Braille pattern.
 BLANK_CHARACTERS = "\u115f\u1160\u2800\u3164\uffa0"
-
-
-def whole_number(value: Any, name: str, low: int, high: int | None = None) -> int:
-    """`value` as an int in [low, high]; 8.0 and "8" count as 8. Raises ValueError naming the range."""
-    allowed = f"from {low} to {high}" if high is not None else f"of at least {low}"
-    error = ValueError(f"{name} must be a whole number {allowed}; got {_shown(value)}.")
-    if isinstance(value, bool) or value is None:
-        raise error
-    try:
-        number = float(value)
-        if not math.isfinite(number) or number != int(number):
-            raise error
-        number = int(value) if isinstance(value, (int, str)) and "." not in str(value) else int(number)
-    except (TypeError, ValueError, OverflowError):
-        raise error from None
-    if number < low or (high is not None and number > high):
-        raise error
-    return number
-
-
-def real_number(value: Any, name: str, rule: str, accepts: Any) -> float:
-    """`value` as a finite float for which `accepts` holds. Raises ValueError with the `rule` in words."""
-    error = ValueError(f"{name} must be {rule}; got {_shown(value)}.")
-    if isinstance(value, bool) or value is None:
-        raise error
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise error from None
-    if not math.isfinite(number) or not accepts(number):
-        raise error
-    return number
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 @dataclass(frozen=True)
@@ -89,16 +54,23 @@ class RoutingPolicy:
     """How many experts work on each token, and how their outputs are weighed.
 
     num_experts_per_tok: 1..64, or "adaptive": chosen once a prompt between k_min and k_max
-        (see `olmoe_space.adaptive`), before the request reaches the engine.
+        (see `olmoe_space.adaptive`), before the request reaches the engine. With a `rule` it is the largest k
+        that the rule may choose, whatever was given.
     weighting: "raw": the softmax values of the selected experts (the model's own rule when its
         norm_topk_prob is false); "renormalised": divided by their sum; "mass_preserving": scaled to
         the sum that the model's default k would have selected.
+    k_min, k_max: bounds of an adaptive k and of a rule's.
+    rule: chooses k for each token and layer anew.
+    expert_scales: factors on single experts' weights, after the weighting; 0 mutes an expert, which then counts as
+        not selected, and leaves the others' weights as they were. Any triples; factors of 1 are dropped.
     """
 
     num_experts_per_tok: int | Literal["adaptive"] = 8
     weighting: Weighting = "raw"
     k_min: int = 4
     k_max: int = 16
+    rule: TokenRule | None = None
+    expert_scales: tuple[ExpertScale, ...] = ()
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -106,20 +78,41 @@ class RoutingPolicy:
         put("k_max", whole_number(self.k_max, "k_max", 1, MAX_EXPERTS))
         if self.k_min > self.k_max:
             raise ValueError(f"k_min ({self.k_min}) must not be larger than k_max ({self.k_max}); swap them.")
-        if self.num_experts_per_tok != ADAPTIVE:
+        if self.rule is not None:
+            put("num_experts_per_tok", self.rule.largest_k(self.k_min, self.k_max))
+        elif self.num_experts_per_tok != ADAPTIVE:
             put("num_experts_per_tok",
                 whole_number(self.num_experts_per_tok, "Active experts (k)", 1, MAX_EXPERTS))
         if self.weighting not in get_args(Weighting):
             raise ValueError(f"Weighting must be one of {', '.join(get_args(Weighting))}; "
-                             f"got {_shown(self.weighting)}.")
+                             f"got {shown(self.weighting)}.")
+        put("expert_scales", _scales(self.expert_scales))
 
     @property
     def is_adaptive(self) -> bool:
         return self.num_experts_per_tok == ADAPTIVE
 
+    @property
+    def is_plain(self) -> bool:
+        """One k for every token and layer, and no expert scaled."""
+        return self.rule is None and not self.expert_scales
+
     def fixed_at(self, k: int) -> RoutingPolicy:
         """This policy with the k that the adaptive choice arrived at."""
         return replace(self, num_experts_per_tok=k)
+
+    def in_words(self) -> str:
+        """What a plain k does not say: "top-p 0.4 within k 4 to 16 · expert 3 of layer 0 x 2"; "" if nothing."""
+        rule = [f"{self.rule.in_words()} within k {self.k_min} to {self.k_max}"] if self.rule else []
+        return " · ".join([*rule, *(f"expert {s.expert} of layer {s.layer} x {s.factor:g}"
+                                    for s in self.expert_scales)])
+
+
+def _scales(scales: Iterable[tuple[int, int, float]]) -> tuple[ExpertScale, ...]:
+    checked = sorted(ExpertScale.checked(*scale) for scale in scales)
+    if len({(s.layer, s.expert) for s in checked}) < len(checked):
+        raise ValueError("An expert's factor may be given only once.")
+    return tuple(s for s in checked if s.factor != 1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise ValueError(f"A message's role must be one of {', '.join(get_args(Role))}; "
-                             f"got {_shown(self.role)}.")
+                             f"got {shown(self.role)}.")
         if not isinstance(self.content, str):
             raise ValueError(f"A message's content must be text; got {type(self.content).__name__}.")
         object.__setattr__(self, "content", well_formed(self.content))
@@ -194,7 +187,7 @@ def messages_from_history(history: Any, max_chars: int, max_turns: int) -> list[
     messages = []
     for i, entry in enumerate(history):
         if not isinstance(entry, dict) or "role" not in entry or "content" not in entry:
-            raise ValueError(f"History entry {i + 1} must be a message with role and content; got {_shown(entry)}.")
+            raise ValueError(f"History entry {i + 1} must be a message with role and content; got {shown(entry)}.")
         try:
             messages.append(Message(entry["role"], _plain_text(entry["content"])))
         except ValueError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
 HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
+BACKENDS = ("numba", "torch")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Settings:
 
     model: str | None = None  # OLMOE_MODEL: hub id or folder; None: by device
     dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
+    backend: str | None = None  # OLMOE_BACKEND: one of BACKENDS; None: the fastest there is for the model
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
 
@@ -37,6 +39,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"OLMOE_DTYPE must be one of {', '.join(DTYPES)}; got {self.dtype!r}.")
+        if self.backend is not None and self.backend not in BACKENDS:
+            raise ValueError(f"OLMOE_BACKEND must be one of {', '.join(BACKENDS)}; got {self.backend!r}.")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"PORT must be from 0 to 65535; got {self.port}.")
 
@@ -50,6 +54,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         model=env.get("OLMOE_MODEL") or None,
         dtype=env.get("OLMOE_DTYPE") or None,
+        backend=env.get("OLMOE_BACKEND") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),
         on_space=on_space,

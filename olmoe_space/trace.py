@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from .events import Event, Finished, Prefilled, Routing, Started, Token
+from .events import Event, Finished, Prefilled, Routing, Started, Token, active_mask
 
 Phase = Literal["all", "prefill", "decode"]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class RoutingTrace:
     """The routing of one request.
 
     token_ids int64 [T]; texts: T strings; prompt_tokens: the first so many tokens are the prompt;
-    router_logits float32 [T, L, E]; selected_experts uint8 [T, L, K]; routing_weights float32 [T, L, K].
+    router_logits float32 [T, L, E]; selected_experts uint8 [T, L, K]; routing_weights float32 [T, L, K];
+    active_experts uint8 [T, L]: so many of the K, the first ones, worked on the token; all that is counted here
+    counts them alone. num_experts_per_tok: the largest k, K; policy: what it does not say, in words.
     """
 
     token_ids: np.ndarray
@@ -34,10 +36,12 @@ class RoutingTrace:
     router_logits: np.ndarray
     selected_experts: np.ndarray
     routing_weights: np.ndarray
+    active_experts: np.ndarray
     num_experts_per_tok: int
     weighting: str
     seed: int
     finish_reason: str | None = None
+    policy: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -60,12 +64,22 @@ class RoutingTrace:
         return slice(None)
 
     def expert_counts(self, phase: Phase = "all") -> np.ndarray:
-        """int64 [L, E]: how many tokens each expert worked on. A layer's row sums to tokens x k."""
-        return self._scatter(np.ones_like(self.routing_weights), phase).astype(np.int64)
+        """int64 [L, E]: how many tokens each expert worked on. A layer's row sums to its active experts."""
+        return self._scatter(self.is_active, phase).astype(np.int64)
 
     def expert_weights(self, phase: Phase = "all") -> np.ndarray:
         """float64 [L, E]: the sum of the weights with which each expert's output was added."""
-        return self._scatter(self.routing_weights, phase)
+        return self._scatter(self.routing_weights * self.is_active, phase)
+
+    @property
+    def is_active(self) -> np.ndarray:
+        """bool [T, L, K]: which of the selected experts worked."""
+        return active_mask(self.active_experts, self.selected_experts.shape[-1])
+
+    def mean_k(self, phase: Phase = "all") -> float:
+        """Experts that worked on a token in a layer, on average over both; 0 without a token."""
+        active = self.active_experts[self.tokens(phase)]
+        return float(active.mean()) if active.size else 0.0
 
     def _scatter(self, values: np.ndarray, phase: Phase) -> np.ndarray:
         tokens = self.tokens(phase)
@@ -82,9 +96,10 @@ class RoutingTrace:
         return exp / exp.sum(-1, keepdims=True)
 
     def routing_mass(self, phase: Phase = "all") -> np.ndarray:
-        """float32 [T, L]: the share of the router's probability that the selected experts hold, in [0, 1]."""
+        """float32 [T, L]: the share of the router's probability that the active experts hold, in [0, 1]."""
         chosen = self.selected_experts[self.tokens(phase)].astype(np.int64)
-        return np.take_along_axis(self.router_probs(phase), chosen, -1).sum(-1)
+        probs = np.take_along_axis(self.router_probs(phase), chosen, -1)
+        return (probs * self.is_active[self.tokens(phase)]).sum(-1)
 
     def routing_entropy(self, phase: Phase = "all") -> np.ndarray:
         """float32 [T, L]: entropy of the router's distribution in nats, at most ln E (all experts alike)."""
@@ -102,28 +117,32 @@ class RoutingTrace:
         """The trace as NPZ; `load_npz` reads it back. Arrays and shapes as above; texts as JSON."""
         file = io.BytesIO()
         arrays = {name: getattr(self, name) for name in
-                  ("token_ids", "router_logits", "selected_experts", "routing_weights")}
+                  ("token_ids", "router_logits", "selected_experts", "routing_weights", "active_experts")}
         meta = {name: getattr(self, name) for name in
-                ("prompt_tokens", "num_experts_per_tok", "weighting", "seed", "finish_reason")}
+                ("prompt_tokens", "num_experts_per_tok", "policy", "weighting", "seed", "finish_reason")}
         np.savez_compressed(file, **arrays, texts=np.array(json.dumps(self.texts)),
                             routing_mass=self.routing_mass(), routing_entropy=self.routing_entropy(),
                             meta=np.array(json.dumps({"format_version": FORMAT_VERSION, **meta})))
         return file.getvalue()
 
     def to_json(self) -> str:
-        """The trace as JSON: per token its text, experts and weights [L][K], and the counts [L][E]."""
+        """The trace as JSON: per token its text, active experts and their weights [L][k]; and the counts [L][E]."""
+        active = lambda values, t: [row[:k] for row, k in  # noqa: E731
+                                    zip(values[t].tolist(), self.active_experts[t].tolist(), strict=True)]
+        weights = self.routing_weights.round(6)
         return json.dumps({
             "format_version": FORMAT_VERSION,
             "num_layers": self.num_layers, "num_experts": self.num_experts,
             "num_experts_per_tok": self.num_experts_per_tok, "weighting": self.weighting,
+            "policy": self.policy, "mean_k": round(self.mean_k("decode"), 4),
             "seed": self.seed, "finish_reason": self.finish_reason, "prompt_tokens": self.prompt_tokens,
             "prompt_expert_counts": self.expert_counts("prefill").tolist(),
             "expert_counts": self.expert_counts("decode").tolist(),
             "tokens": [
                 {"id": int(self.token_ids[t]), "text": self.texts[t],
                  "phase": "prefill" if t < self.prompt_tokens else "decode",
-                 "selected_experts": self.selected_experts[t].tolist(),
-                 "routing_weights": self.routing_weights[t].round(6).tolist(),
+                 "selected_experts": active(self.selected_experts, t),
+                 "routing_weights": active(weights, t),
                  "routing_mass": mass.round(6).tolist(), "routing_entropy": entropy.round(6).tolist()}
                 for t, (mass, entropy) in enumerate(zip(self.routing_mass(), self.routing_entropy(), strict=True))
             ],
@@ -138,7 +157,8 @@ def load_npz(data: bytes) -> RoutingTrace:
             raise ValueError(f"This trace was not written in format {FORMAT_VERSION}.")
         return RoutingTrace(token_ids=file["token_ids"], texts=tuple(json.loads(str(file["texts"]))),
                             router_logits=file["router_logits"], selected_experts=file["selected_experts"],
-                            routing_weights=file["routing_weights"], **meta)
+                            routing_weights=file["routing_weights"],
+                            active_experts=file["active_experts"], **meta)
 
 
 class TraceRecorder:
@@ -181,8 +201,9 @@ class TraceRecorder:
             token_ids=np.array(self._token_ids, dtype=np.int64), texts=tuple(self._texts),
             prompt_tokens=self._prompt_tokens, router_logits=join("router_logits"),
             selected_experts=join("selected_experts"), routing_weights=join("routing_weights"),
-            num_experts_per_tok=self.started.num_experts_per_tok, weighting=self.started.weighting,
-            seed=self.started.seed, finish_reason=self.finished.finish_reason if self.finished else None)
+            active_experts=join("active_experts"), num_experts_per_tok=self.started.num_experts_per_tok,
+            policy=self.started.policy, weighting=self.started.weighting, seed=self.started.seed,
+            finish_reason=self.finished.finish_reason if self.finished else None)
 
 
 def record(events: Iterable[Event]) -> RoutingTrace:

@@ -14,33 +14,41 @@ PACKAGE = "olmoe_space"
 FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
-PLAIN = {"settings", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask", "answer",
-         "walk", "comparison", "truth"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "ui"}
+PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
+         "answer", "walk", "comparison", "truth", "survey", "performance"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
     "settings": set(),
-    "request": set(),
+    "checks": set(),
+    "rules": {"checks"},
+    "request": {"checks", "rules"},
     "events": set(),
     "adaptive": set(),
     "model_info": set(),
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
+    "survey": set(),
+    "performance": set(),
     "conversation": {"request"},
     "trace": {"events"},
     "walk": set(),
-    "ask": {"request", "settings", "adaptive", "model_info", "trace", "events"},
+    "ask": {"request", "rules", "settings", "adaptive", "model_info", "trace", "events"},
     "answer": {"adaptive", "trace"},
     "model": {"settings", "request", "model_info"},
-    "engine": {"request", "events", "conversation", "model"},
-    "lab": {"request", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model", "engine",
-            "comparison", "truth"},
+    "engine": {"request", "rules", "events", "conversation", "model"},
+    "lab": {"request", "rules", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model",
+            "engine", "comparison", "truth", "survey", "performance"},
     "plots": set(),
-    "ui": PLAIN | {"plots"},  # everything but engine and model: it is handed callables
+    "expert_plots": {"plots"},
+    "performance_plots": {"plots", "performance"},
+    # everything but engine and model: it is handed callables
+    "ui": PLAIN | {"plots", "expert_plots", "performance_plots"},
     "training": PLAIN | {"model", "engine", "lab"},
     "__init__": set(),
-    "__main__": EVERYTHING - {"ui"},
+    "shell": EVERYTHING - {"ui"},
+    "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
     "app": EVERYTHING,
 }
 
@@ -50,11 +58,15 @@ OTHERS: dict[str, set[str]] = {
     "trace": {"numpy"},
     "comparison": {"numpy"},
     "truth": {"numpy"},
+    "survey": {"numpy"},
+    "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
-    "engine": {"torch", "numpy", "tokenizers"},
+    "engine": {"torch", "numpy", "tokenizers", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
+    "expert_plots": {"numpy", "matplotlib"},
+    "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from olmoe_space.ask import choice_from_fields, given_seed, request_from_fields
+from olmoe_space.ask import choice_from_fields, given_seed, request_from_fields, setting_fields
 from olmoe_space.request import Message, RoutingPolicy, SamplingParams
+from olmoe_space.rules import PARAMETERS, TokenRule
 from olmoe_space.settings import Settings
 
 from .scripted import INFO
@@ -43,6 +44,23 @@ def test_adaptive_mode_settles_k_and_keeps_the_reasons() -> None:
     assert question.request.routing.num_experts_per_tok == question.choice.k
     assert 5 < question.choice.k <= 20
     assert question.choice == choice_from_fields(question.request.prompt, 5, 20, info=INFO, settings=SETTINGS)
+
+
+def test_per_token_mode_has_a_rule_with_its_usual_parameter() -> None:
+    assert ask(mode="per-token").request.routing == RoutingPolicy(rule=TokenRule("top-p", 0.4))
+    routing = ask(mode="per-token", rule="entropy", parameter="0.7", k_min=2, k_max="9").request.routing
+    assert routing == RoutingPolicy(k_min=2, k_max=9, rule=TokenRule("entropy", 0.7))
+    assert routing.num_experts_per_tok == 9 and not routing.is_plain
+    usual = {name: ask(mode="per-token", rule=name).request.routing.rule.parameter for name in PARAMETERS}
+    assert usual == {"top-p": 0.4, "relative-skip": 0.3, "entropy": 0.8, "layer-budget": 96, "random": 8}
+    assert ask(mode="per-token", rule="layer-budget", k_min=7).request.routing.rule.parameter == 7 * INFO.num_layers
+
+
+@pytest.mark.parametrize("typed, expected", [
+    ("16", RoutingPolicy(16)), ("top-p:0.5", RoutingPolicy(rule=TokenRule("top-p", 0.5))),
+    ("random: 4", RoutingPolicy(rule=TokenRule("random", 4)))])
+def test_a_setting_in_one_field(typed: str, expected: RoutingPolicy) -> None:
+    assert ask(**setting_fields(typed)).request.routing == expected
 
 
 def test_defaults_fit_a_model_of_few_experts() -> None:
@@ -83,9 +101,16 @@ def test_numbers_may_come_as_text_or_floats() -> None:
     ({"k_min": 9, "k_max": 3}, "swap"),
     ({"k_min": 9, "k_max": 3, "mode": "adaptive"}, "swap"),
     ({"k_max": 65, "mode": "adaptive"}, "k_max must be a whole number from 1 to 64"),
-    ({"mode": "clever"}, "fixed or adaptive"),
-    ({"mode": None}, "fixed or adaptive"),
-    ({"mode": ["fixed"]}, "fixed or adaptive"),
+    ({"mode": "clever"}, "fixed, adaptive or per-token"),
+    ({"mode": None}, "fixed, adaptive or per-token"),
+    ({"mode": ["fixed"]}, "fixed, adaptive or per-token"),
+    ({"mode": "per-token", "rule": "clever"}, "rule must be one of top-p, relative-skip"),
+    ({"mode": "per-token", "rule": "top-p", "parameter": 0}, "P of top-p must be a number above 0"),
+    ({"mode": "per-token", "rule": "relative-skip", "parameter": "lots"}, "from 0 to 1"),
+    ({"mode": "per-token", "rule": "entropy", "parameter": 1.5}, "from 0 to 1"),
+    ({"mode": "per-token", "rule": "random", "parameter": 2.5}, "whole number"),
+    ({"mode": "per-token", "rule": "layer-budget", "parameter": 63}, "from 64 to 256; got 63"),
+    ({"mode": "per-token", "rule": "top-p", "k_min": 9, "k_max": 3}, "swap"),
     ({"weighting": "heavy"}, "raw, renormalised, mass_preserving"),
     ({"temperature": -0.1}, "at least 0"),
     ({"temperature": float("nan")}, "at least 0"),

@@ -65,20 +65,20 @@ def test_the_quiet_line_is_never_said_to_the_model() -> None:
     chat = [message("user", "Hi"), message("assistant", "Ho <b>", "k 8 · 41 tok/s"), message("user", "And?")]
     assert said(chat) == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho <b>"},
                           {"role": "user", "content": "And?"}]
-    assert notes(chat) == ["k 8 · 41 tok/s"]
+    assert [note.line for note in notes(chat)] == ["k 8 · 41 tok/s"]
 
 
 def test_a_chat_survives_gradio() -> None:
     chat = [message("user", "  a\n  b"), message("assistant", HOSTILE, "k 8")]
     chatbot = gr.Chatbot()
     back = chatbot.preprocess(chatbot.postprocess(chat))
-    assert said(back) == said(chat) and notes(back) == ["k 8"]
+    assert said(back) == said(chat) and notes(back)[0].line == "k 8"
 
 
 def test_notes_are_one_a_reply_as_rows_are() -> None:
     chat = [message("assistant", "Welcome"), message("assistant", "!", "b"), message("user", "Hi"),
             message("assistant", "Ho")]
-    assert notes(chat) == ["b", ""]
+    assert [note.line for note in notes(chat)] == ["b", ""]
 
 
 def test_the_question_a_message_answers() -> None:
@@ -96,7 +96,7 @@ def test_a_turn_streams_and_ends_with_its_line() -> None:
     assert asked.text == "You said: Hello there"
     reply = asked.shown()[-1]
     assert text_of(reply) == asked.text
-    assert re.fullmatch(r"k 16 · 50 tok/s · 0.1 s to first token · mass \.\d\d", notes(asked.shown())[-1])
+    assert re.fullmatch(r"k 16 · 50 tok/s · 0.1 s to first token · mass \.\d\d", notes(asked.shown())[-1].line)
     assert asked.summary().startswith("seed 7 · 2 prompt + ")
     trace = asked.trace()
     assert trace is not None and trace.text("decode") == asked.text
@@ -170,13 +170,13 @@ def test_the_ways_to_end_and_notices_are_told() -> None:
 def test_a_model_that_says_nothing_is_told() -> None:
     asked = turn("silent")
     list(asked.run(ScriptedModel().stream))
-    assert text_of(asked.shown()[-1]) == "" and "ended the reply at once" in notes(asked.shown())[-1]
+    assert text_of(asked.shown()[-1]) == "" and "ended the reply at once" in notes(asked.shown())[-1].line
 
 
 def test_totals_add_up_over_a_chat() -> None:
     first, model = turn("One"), ScriptedModel(s_per_token=0)
     list(first.run(model.stream))
-    second = Turn(question("Two"), [], [], "", INFO, first.totals(), 10.0)
+    second = Turn(question("Two"), [], [], "", INFO, first, 10.0)
     list(second.run(model.stream))
     ran = (len(first.recorder.trace().token_ids) + len(second.recorder.trace().token_ids))
     totals = second.totals()

@@ -67,10 +67,8 @@ def test_router_logits_are_those_of_transformers(engine: Engine, plain_olmoe: An
 
 
 def test_closing_the_stream_stops_the_computation(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from olmoe_space.engine import engine as module
-
-    steps, forward = [], module.forward
-    monkeypatch.setattr(module, "forward", lambda *a, **kw: steps.append(1) or forward(*a, **kw))
+    steps, step = [], engine.kernels.step
+    monkeypatch.setattr(engine.kernels, "step", lambda *a: steps.append(1) or step(*a))
     stream = engine.stream(request(new_tokens=200))
     for _ in range(5):
         next(stream)

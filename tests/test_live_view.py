@@ -87,7 +87,7 @@ def totals(frame: dict[str, Any], phase: str) -> tuple[np.ndarray, np.ndarray]:
 
 def token_maps(frame: dict[str, Any], chunk: dict[str, Any]) -> list[np.ndarray]:
     """A map [L, E] of weights a token; -1 where not selected."""
-    tokens, layers, experts, k = len(chunk["texts"]), frame["num_layers"], frame["num_experts"], chunk.get("k", 0)
+    tokens, layers, experts, k = len(chunk["texts"]), frame["num_layers"], frame["num_experts"], chunk.get("width", 0)
     if not tokens:
         return []
     weights = np.frombuffer(base64.b64decode(chunk["weights"]), "<f2").astype(float)
@@ -219,7 +219,7 @@ def test_figures_and_choice() -> None:
               "terms": []}
     frames, live = frames_of(info(), events(info(), k=12), choice=choice)
     last = frames[-1]
-    assert last["num_experts_per_tok"] == 12 and last["active_params"] == info().active_params(12)
+    assert last["mean_k"] == 12 and last["active_params"] == info().active_params(12)
     assert last["choice"]["k"] == 12 and last["choice"]["contributions"][0]["points"] == 0.17
     assert live.routing_mass == pytest.approx(record(events(info(), k=12)).routing_mass("decode").mean(), abs=1e-5)
 

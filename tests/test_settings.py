@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from olmoe_space.settings import DTYPES, EMBEDDED_MODEL, Settings, from_environment
+from olmoe_space.settings import BACKENDS, DTYPES, EMBEDDED_MODEL, Settings, from_environment
 
 
 def test_nothing_set_is_this_machine_alone():
@@ -17,14 +17,16 @@ def test_nothing_set_is_this_machine_alone():
 
 
 def test_every_variable_arrives():
-    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "PORT": "8000",
-                                 "GRADIO_SERVER_NAME": "192.0.2.1", "SPACE_ID": "me/olmoe", "SPACES_ZERO_GPU": "true"})
-    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", port=8000, host="192.0.2.1",
+    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "OLMOE_BACKEND": "torch",
+                                 "PORT": "8000", "GRADIO_SERVER_NAME": "192.0.2.1", "SPACE_ID": "me/olmoe",
+                                 "SPACES_ZERO_GPU": "true"})
+    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", backend="torch", port=8000, host="192.0.2.1",
                                 on_space=True, on_zero_gpu=True)
 
 
 def test_empty_variables_are_as_good_as_none():
-    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
+    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_BACKEND", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT",
+             "SPACE_ID")
     assert from_environment(dict.fromkeys(names, "")) == Settings()
 
 
@@ -49,6 +51,18 @@ def test_a_bad_dtype_is_refused_with_those_there_are(dtype):
     with pytest.raises(ValueError, match="^OLMOE_DTYPE must be one of float32, bfloat16, float16; got"):
         from_environment({"OLMOE_DTYPE": dtype})
     assert all(from_environment({"OLMOE_DTYPE": good}).dtype == good for good in DTYPES)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "Numba", "pytorch"])
+def test_a_bad_backend_is_refused_with_those_there_are(backend):
+    with pytest.raises(ValueError, match="^OLMOE_BACKEND must be one of .*; got"):
+        from_environment({"OLMOE_BACKEND": backend})
+
+
+def test_every_backend_that_may_be_asked_for_is_there():
+    from olmoe_space.engine.backend import BUILDERS
+    assert set(BACKENDS) == set(BUILDERS)
+    assert all(from_environment({"OLMOE_BACKEND": good}).backend == good for good in BACKENDS)
 
 
 def test_settings_cannot_be_changed():

@@ -8,12 +8,21 @@ function createChatText(onChoose) {
   const names = [...Array.from({ length: SHADES }, (_, i) => `olmoe-${i + 1}`), "olmoe-token"];
   let tokens = [], share = null, chosen = -1, pending = 0, watched = null;
 
-  // Where the tokens' characters stand in the last reply; null if it has another text. Gradio trims and joins white
-  // space, so only the other characters are compared: place[n] is where the n-th of them is.
+  // Where the tokens' characters stand in the chat: in its last reply, which may still be growing, or in the earlier
+  // one that has just this text; null if there is none.
   const find = () => {
-    const replies = document.querySelectorAll('#chat [data-testid="bot"] .message-content');
-    const reply = replies[replies.length - 1];
-    if (!reply || !tokens.length) return null;
+    const replies = [...document.querySelectorAll('#chat [data-testid="bot"] .message-content')].reverse();
+    if (!tokens.length) return null;
+    for (const [i, reply] of replies.entries()) {
+      const found = findIn(reply, i === 0);
+      if (found) return found;
+    }
+    return null;
+  };
+
+  // Gradio trims and joins white space, so only the other characters are compared: place[n] is where the n-th of
+  // them is.
+  const findIn = (reply, growing) => {
     const walker = document.createTreeWalker(reply, NodeFilter.SHOW_TEXT);
     const place = [];
     let there = "";
@@ -32,6 +41,7 @@ function createChatText(onChoose) {
       return { from, to: here.length };
     });
     const length = Math.min(there.length, here.length); // while streaming one may be ahead
+    if (!growing && there.length !== here.length) return null;
     return length && there.slice(0, length) === here.slice(0, length) ? { place, spans } : null;
   };
 

@@ -34,7 +34,7 @@ function createFigures(list) {
     // model: what is known before there is a frame.
     draw(frame, shape, shown, model) {
       const { layers, experts } = shape;
-      put("k", frame ? String(frame.num_experts_per_tok) : String(model.default_k), `of ${experts}`);
+      put("k", kText(frame ? frame.mean_k : model.default_k), `of ${experts}`);
       const params = frame || model;
       put("active", large(params.active_params), `of ${large(params.total_params)}`);
       const some = shown.tokens > 0;
@@ -73,7 +73,7 @@ function createSparks(box, onChoose) {
     return spark;
   };
   const sparks = [
-    make("k", "k per token", (x) => String(x)),
+    make("k", "k per token", kText),
     make("mass", "mass", (x) => decimal(x, 2)),
     make("entropy", "entropy (nats)", (x) => x.toFixed(2)),
   ];
@@ -110,10 +110,14 @@ function createSparks(box, onChoose) {
   };
 }
 
-// The adaptive choice, from a dictionary of which any part may be missing.
+// Why k is what it is: the adaptive choice, or the rule that it follows; any part of either may be missing.
 function drawWhy(box, choice) {
   box.hidden = !choice;
   if (!choice) return box.replaceChildren();
+  if (choice.rule) {
+    return box.replaceChildren(node("h3", "", `Why k varies: ${choice.rule}`), node("p", "lv-score", String(choice.what ?? "")),
+      node("p", "lv-score", `k at least ${choice.k_min}, at most ${choice.k_max}`));
+  }
   const children = [node("h3", "", choice.k === undefined ? "Why this k" : `Why k = ${choice.k}`)];
   const contributions = Array.isArray(choice.contributions) ? choice.contributions.filter((c) => c && typeof c === "object") : [];
   const points = (c) => (typeof c.points === "number" ? c.points : 0);

@@ -49,10 +49,10 @@ function takeTokens(list, chunk, layers, experts) {
   if (!chunk || !chunk.texts.length) return;
   const chosen = chunk.experts ? bytesOf(chunk.experts) : null;
   const weights = floatsOf(bytesOf(chunk.weights), 2);
-  const width = chosen ? layers * chunk.k : layers * experts;
+  const width = chosen ? layers * chunk.width : layers * experts;
   chunk.texts.forEach((text, i) => {
     list[chunk.from + i] = {
-      text, k: chunk.k, mass: chunk.mass[i], entropy: chunk.entropy[i],
+      text, k: chunk.ks[i], width: chunk.width, mass: chunk.mass[i], entropy: chunk.entropy[i],
       chosen: chosen && chosen.subarray(i * width, (i + 1) * width),
       weights: weights.subarray(i * width, (i + 1) * width),
     };
@@ -62,7 +62,7 @@ function takeTokens(list, chunk, layers, experts) {
 // The weight with which an expert worked on a token; -1 if it did not.
 function weightIn(token, layer, expert, experts) {
   if (!token.chosen) return token.weights[layer * experts + expert];
-  for (let i = layer * token.k; i < (layer + 1) * token.k; i++) if (token.chosen[i] === expert) return token.weights[i];
+  for (let i = layer * token.width; i < (layer + 1) * token.width; i++) if (token.chosen[i] === expert) return token.weights[i];
   return -1;
 }
 
@@ -73,7 +73,7 @@ function mapOf(token, layers, experts) {
   map.mass = token.mass;
   map.entropy = token.entropy;
   for (let i = 0; i < token.weights.length; i++) {
-    const cell = token.chosen ? Math.floor(i / token.k) * experts + token.chosen[i] : i;
+    const cell = token.chosen ? Math.floor(i / token.width) * experts + token.chosen[i] : i;
     if (token.weights[i] >= 0) {
       map.counts[cell] = 1;
       map.weights[cell] = token.weights[i];

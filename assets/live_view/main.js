@@ -181,7 +181,7 @@ part("release").addEventListener("click", () => {
 
 function currentK() {
   const one = state.scope === "token" && state.token ? state.token.token : null;
-  return one ? one.k : store.frame ? store.frame.num_experts_per_tok : props.shape.default_k;
+  return one ? one.k : store.frame ? store.frame.mean_k : props.shape.default_k;
 }
 
 // The experts of the token at work, while one is.

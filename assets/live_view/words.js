@@ -54,9 +54,14 @@ function cellName(cell) {
   return `layer ${cell.layer}, expert ${cell.expert}`;
 }
 
+// k may be a mean, where it differs from token to token or layer to layer.
+function kText(k) {
+  return String(Number(k.toFixed(1)));
+}
+
 function captionOf(state, shown, k) {
   const { scope, phase, token, store } = state;
-  const each = `${k} of ${store.shape.experts} experts a layer`;
+  const each = `${Number.isInteger(k) ? "" : "on average "}${kText(k)} of ${store.shape.experts} experts a layer`;
   if (scope === "token") {
     const one = token ? token.token : store.latest();
     return one ? `${quoted(one.text)}: ${each}` : "";
@@ -78,9 +83,13 @@ function cellText(cell, state, shown, k) {
     if (!one) return `${cellName(cell)}.`;
     const weight = weightIn(one, cell.layer, cell.expert, store.shape.experts);
     if (weight < 0) return `${cellName(cell)}: not selected for ${quoted(one.text)}`;
-    let rank = 1;
-    for (let e = 0; e < store.shape.experts; e++) if (weightIn(one, cell.layer, e, store.shape.experts) > weight) rank++;
-    return `${cellName(cell)}: weight ${weightText(weight)} for ${quoted(one.text)}, rank ${rank} of ${one.k}`;
+    let rank = 1, active = 0;
+    for (let e = 0; e < store.shape.experts; e++) {
+      const other = weightIn(one, cell.layer, e, store.shape.experts);
+      if (other >= 0) active++;
+      if (other > weight) rank++;
+    }
+    return `${cellName(cell)}: weight ${weightText(weight)} for ${quoted(one.text)}, rank ${rank} of ${active}`;
   }
   if (!shown.tokens) return `${cellName(cell)}: no tokens yet`;
   const count = shown.counts[at];

@@ -1,7 +1,8 @@
 """Requests -> events: prefill in chunks, then one token a step, each row with its own k, sampling and seed.
 
 The engine keeps nothing of a request after it ends. Closing the iterator stops the work at once.
-Steps of different requests take turns (`FairLock`), so chats share the model token by token.
+Chunks of prompts and measurements take turns (`FairLock`); tokens of different chats go through the model together
+(`batching`). How the model is computed is the kernels' business (`kernels`).
 """
 
 from __future__ import annotations
@@ -9,23 +10,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from tokenizers.decoders import DecodeStream
-from torch import Tensor
 
 from ..conversation import Prompt, encode
-from ..events import Event, Finished, FinishReason, Prefilled, Routing, Started, Token
-from ..model.structure import OlmoeWeights, weights_of
+from ..events import Event, Finished, FinishReason, Prefilled, Started, Token
 from ..request import GenerationRequest
-from .cache import KeyValueCache
+from .backend import choose_kernels
+from .batching import Batcher
 from .fair_lock import FairLock
-from .forward import StepOutput, forward
-from .routing import row_routing
-from .sampling import sample
+from .kernels import Kernels, LaneRequest, Step
+from .pytorch import PyTorchKernels
 
 PREFILL_CHUNK = 256  # tokens; between chunks Stop is heard and other chats take their turn
 
@@ -37,9 +35,9 @@ class _Row:
     prompt: Prompt
     request: GenerationRequest
     seed: int
-    generator: torch.Generator
     text: Any  # DecodeStream: bytes of tokens -> whole characters
-    logits: Tensor | None = None  # after the last token fed, float32 [V]
+    lane: Any = None  # its place in `kernels`
+    kernels: Kernels | None = None
     new_tokens: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
@@ -49,14 +47,17 @@ class _Row:
 class Engine:
     """Generates with one loaded model. Thread-safe; any number of streams may be open."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_request_s: float = float("inf")) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_request_s: float = float("inf"),
+                 backend: str | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_request_s = max_request_s
         self.context_length: int = model.config.max_position_embeddings
         self._stop_ids = _stop_ids(model)
         self._lock = FairLock()
-        weights_of(model)  # refuses what it does not know, before the first visitor
+        self.kernels = choose_kernels(model, backend)
+        every_policy = PyTorchKernels(model)  # computes what faster kernels do not
+        self._batchers = {kernels: Batcher(kernels, self._lock) for kernels in (self.kernels, every_policy)}
 
     @property
     def turn(self) -> FairLock:
@@ -76,86 +77,79 @@ class Engine:
     def stream_together(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Event]]:
         """Several requests as rows of one batch -> (row, event). Each row gives what it gives alone."""
         began = time.perf_counter()
-        weights = weights_of(self.model)
-        rows = [self._start(request, weights) for request in requests]
-        row_routing([r.request.routing for r in rows], weights.num_experts, weights.device)  # refuse a bad k now
-        for i, row in enumerate(rows):
-            yield i, Started(len(row.prompt.token_ids), int(row.request.routing.num_experts_per_tok),
-                             row.request.routing.weighting, row.seed, row.prompt.max_new_tokens, row.prompt.notices)
-        cache = KeyValueCache(weights, len(rows),
-                              max(len(r.prompt.token_ids) + r.prompt.max_new_tokens for r in rows))
-        for i, row in enumerate(rows):
-            for chunk in self._prefill(weights, cache, i, row):
-                yield i, chunk
-        while active := [i for i, row in enumerate(rows) if row.finish_reason is None]:
-            with self._lock:
-                decoded = self._decode_step(weights, cache, rows, active)
-            yield from decoded
-            for i in active:
-                if rows[i].finish_reason is None and time.perf_counter() - began > self.max_request_s:
-                    rows[i].finish_reason = "time"
-                if rows[i].finish_reason is not None:
-                    yield i, _finished(rows[i], began)
+        rows = [self._start(request) for request in requests]
+        with ExitStack() as room:
+            self._seat(rows, room)
+            for i, row in enumerate(rows):
+                yield i, Started(len(row.prompt.token_ids), int(row.request.routing.num_experts_per_tok),
+                                 row.request.routing.weighting, row.seed, row.prompt.max_new_tokens,
+                                 row.prompt.notices, row.request.routing.in_words())
+            for i, row in enumerate(rows):
+                for chunk in self._prefill(row):
+                    yield i, chunk
+            while active := [i for i, row in enumerate(rows) if row.finish_reason is None]:
+                yield from self._step(rows, active)
+                for i in active:
+                    if rows[i].finish_reason is None and time.perf_counter() - began > self.max_request_s:
+                        rows[i].finish_reason = "time"
+                    if rows[i].finish_reason is not None:
+                        yield i, _finished(rows[i], began)
 
-    def _start(self, request: GenerationRequest, weights: OlmoeWeights) -> _Row:
+    def _start(self, request: GenerationRequest) -> _Row:
         sampling = request.sampling
         seed = secrets.randbelow(2**32) if sampling.seed is None else sampling.seed
         prompt = encode(self.tokenizer, request.messages, self.context_length, sampling.max_new_tokens)
-        return _Row(prompt, request, seed, torch.Generator(weights.device).manual_seed(seed),
-                    DecodeStream(skip_special_tokens=True))
+        return _Row(prompt, request, seed, DecodeStream(skip_special_tokens=True))
 
-    def _prefill(self, weights: OlmoeWeights, cache: KeyValueCache, index: int, row: _Row) -> Iterator[Prefilled]:
-        routing = row_routing([row.request.routing], weights.num_experts, weights.device)
+    def _seat(self, rows: Sequence[_Row], room: ExitStack) -> None:
+        """A lane for each row, of the first kernels that compute its policy."""
+        for kernels in self._batchers:
+            seated = [row for row in rows if row.lane is None and kernels.computes(row.request.routing)]
+            if seated:
+                lanes = room.enter_context(kernels.lanes([
+                    LaneRequest(len(row.prompt.token_ids) + row.prompt.max_new_tokens, row.request.routing,
+                                row.request.sampling, row.seed) for row in seated]))
+                for row, lane in zip(seated, lanes, strict=True):
+                    row.lane, row.kernels = lane, kernels
+
+    def _prefill(self, row: _Row) -> Iterator[Prefilled]:
         pieces = token_texts(self.tokenizer, row.prompt.token_ids)
         for start in range(0, len(row.prompt.token_ids), PREFILL_CHUNK):
             ids = row.prompt.token_ids[start:start + PREFILL_CHUNK]
+            assert row.kernels is not None  # it is seated
             with self._lock:
-                step = forward(weights, torch.tensor([ids], device=weights.device), cache, [index], routing)
-            row.logits = step.logits[0, -1]
-            yield Prefilled(ids, pieces[start:start + PREFILL_CHUNK], _routing(step, 0, routing.k_max))
+                routing = row.kernels.prefill(row.lane, ids)
+            yield Prefilled(ids, pieces[start:start + PREFILL_CHUNK], routing)
 
-    def _decode_step(self, weights: OlmoeWeights, cache: KeyValueCache, rows: list[_Row],
-                     active: list[int]) -> list[tuple[int, Event]]:
-        """Draw each active row's next token and feed it: a token is told with the experts that processed it."""
-        tokens: dict[int, int] = {}
-        for i in active:
-            row, sampling = rows[i], rows[i].request.sampling
-            assert row.logits is not None  # every prompt has at least one token
-            token = sample(row.logits, sampling.temperature, sampling.top_p, row.generator)
-            if token in self._stop_ids:
-                row.finish_reason = "stop"
-            else:
-                tokens[i] = token
-        if not tokens:
-            return []
-        fed = list(tokens)
-        routing = row_routing([rows[i].request.routing for i in fed], weights.num_experts, weights.device)
-        ids = torch.tensor([[token] for token in tokens.values()], device=weights.device)
-        step = forward(weights, ids, cache, fed, routing)
-        return [(i, self._token(rows[i], tokens[i], step, n)) for n, i in enumerate(fed)]
+    def _step(self, rows: Sequence[_Row], active: Sequence[int]) -> Iterator[tuple[int, Token]]:
+        """The next token of each active row: a token is told with the experts that processed it."""
+        for kernels, batcher in self._batchers.items():
+            together = [i for i in active if rows[i].kernels is kernels]
+            if together:
+                steps = batcher.step([rows[i].lane for i in together], self._stop_ids)
+                for i, step in zip(together, steps, strict=True):
+                    if isinstance(step, Exception):
+                        raise step
+                    if step.routing is None:
+                        rows[i].finish_reason = "stop"
+                    else:
+                        yield i, self._token(rows[i], step)
 
-    def _token(self, row: _Row, token: int, step: StepOutput, n: int) -> Token:
-        row.logits = step.logits[n, -1]
+    def _token(self, row: _Row, step: Step) -> Token:
         row.new_tokens += 1
         row.last_token_at = time.perf_counter()
         row.first_token_at = row.first_token_at or row.last_token_at
         if row.new_tokens >= row.prompt.max_new_tokens:
             row.finish_reason = "length"
-        text = row.text.step(self.tokenizer.backend_tokenizer, token) or ""
-        return Token(token, text, _routing(step, n, int(row.request.routing.num_experts_per_tok)))
+        text = row.text.step(self.tokenizer.backend_tokenizer, step.token_id) or ""
+        assert step.routing is not None  # it was fed
+        return Token(step.token_id, text, step.routing)
 
 
 def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, ...]:
     """The text of each token, special ones included; "" until a character's bytes are complete."""
     stream = DecodeStream(skip_special_tokens=False)
     return tuple(stream.step(tokenizer.backend_tokenizer, token) or "" for token in token_ids)
-
-
-def _routing(step: StepOutput, row: int, k: int) -> Routing:
-    """What one row's tokens did, cut to its own k and brought to the CPU."""
-    array = lambda t: np.ascontiguousarray(t.cpu().numpy())  # noqa: E731
-    return Routing(array(step.router_logits[row]), array(step.selected_experts[row, ..., :k]),
-                   array(step.routing_weights[row, ..., :k]))
 
 
 def _finished(row: _Row, began: float) -> Finished:

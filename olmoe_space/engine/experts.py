@@ -39,6 +39,12 @@ def expert_outputs(x: Tensor, chosen: Tensor, layer: LayerWeights, model: OlmoeW
     return _down(inner, down)
 
 
+def every_output(x: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
+    """What every expert makes of every token x [N, H], before any weight: [E, N, H]."""
+    inner = _swiglu(x @ layer.gate_up_proj.transpose(1, 2), model)
+    return torch.bmm(inner, layer.down_proj.transpose(1, 2))
+
+
 def _all(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
     """One token and most experts: compute every expert where it lies; those not chosen weigh 0."""
     weight_of = x.new_zeros(1, model.num_experts).scatter_(1, experts, weights)

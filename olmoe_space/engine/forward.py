@@ -38,6 +38,7 @@ class StepOutput:
     router_logits: Tensor  # float32 [B, N, L, E]
     selected_experts: Tensor  # uint8 [B, N, L, K]
     routing_weights: Tensor  # float32 [B, N, L, K]
+    active_experts: Tensor  # uint8 [B, N, L]: so many of the selected, the first ones, work on the token
 
 
 @torch.inference_mode()
@@ -63,7 +64,7 @@ def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, row
     turn = (cos.unsqueeze(1), sin.unsqueeze(1))  # [B, 1, N, D]
     mask = _mask(cache, rows, positions)
     watch("embedding", -1, x)
-    router_logits, selected, applied = [], [], []
+    router_logits, selected, applied, active = [], [], [], []
     for i, layer in enumerate(weights.layers):
         h = rms_norm(x, layer.attention_norm, weights.norm_eps)
         watch("attention_input", i, h)
@@ -74,7 +75,8 @@ def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, row
         h = rms_norm(x, layer.experts_norm, weights.norm_eps)
         watch("experts_input", i, h)
         logits = F.linear(h, layer.router)  # [B, N, E]
-        weight, experts = select_experts(logits, routing, weights.default_k, weights.norm_topk_prob)
+        weight, experts, working = select_experts(logits, routing, i, positions, weights.default_k,
+                                                  weights.norm_topk_prob)
         out = mix_experts(h.flatten(0, 1), weight.flatten(0, 1), experts.flatten(0, 1), layer, weights).view_as(x)
         watch("experts_output", i, out)
         x = x + out
@@ -82,11 +84,13 @@ def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, row
         router_logits.append(logits)
         selected.append(experts)
         applied.append(weight)
+        active.append(working)
     cache.advance(rows, new)
     x = rms_norm(x if all_logits else x[:, -1:], weights.final_norm, weights.norm_eps)
     watch("final_norm", -1, x)
     return StepOutput(F.linear(x, weights.lm_head).float(), torch.stack(router_logits, 2).float(),
-                      torch.stack(selected, 2).to(torch.uint8), torch.stack(applied, 2).float())
+                      torch.stack(selected, 2).to(torch.uint8), torch.stack(applied, 2).float(),
+                      torch.stack(active, 2).to(torch.uint8))
 
 
 def _mask(cache: KeyValueCache, rows: list[int], positions: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ import torch
 from ..comparison import END, Difference, Parting, Speed, partings
 from ..engine.engine import Engine
 from ..request import RoutingPolicy
+from .layer_budget import settled
 from .teacher_forced import decode_speeds, last_step
 
 CANDIDATES = 5  # likeliest tokens of each reply that are named
@@ -24,11 +25,12 @@ def differences(engine: Engine, prompt: Sequence[int], replies: Sequence[Sequenc
     """Every parting of the replies explained, first to last, and then the speed of each k alone.
 
     prompt, replies: token ids, a reply with comparison.END behind it if the model ended it. policies: one a reply,
-    with its k settled.
+    with an adaptive k settled. A rule's speed hangs on the text; it is not measured.
     """
+    policies = [settled(engine, policy) for policy in policies]
     for parting in partings(replies):
         yield explain(engine, prompt, replies, policies, parting)
-    yield from decode_speeds(engine, [int(p.num_experts_per_tok) for p in policies], prompt)
+    yield from decode_speeds(engine, [int(p.num_experts_per_tok) for p in policies if p.rule is None], prompt)
 
 
 def explain(engine: Engine, prompt: Sequence[int], replies: Sequence[Sequence[int]],
@@ -50,5 +52,10 @@ def explain(engine: Engine, prompt: Sequence[int], replies: Sequence[Sequence[in
         parting.position, parting.replies, np.array(order, dtype=np.int64),
         tuple(engine.tokenizer.decode([t]) for t in order), tuple(t in ends for t in order),
         probs[:, order].cpu().numpy(), tuple(end_at if t == END else order.index(t) for t in taken),
-        tuple(np.ascontiguousarray(experts[:, :int(policies[i].num_experts_per_tok)])
-              for i, experts in zip(parting.replies, step.selected_experts[:, 0].cpu().numpy(), strict=True)))
+        tuple(_working(experts, active) for experts, active in zip(
+            step.selected_experts[:, 0].tolist(), step.active_experts[:, 0].tolist(), strict=True)))
+
+
+def _working(experts: list[list[int]], active: list[int]) -> tuple[tuple[int, ...], ...]:
+    """Experts selected in each layer, and how many of them, the first ones, worked -> those."""
+    return tuple(tuple(chosen[:k]) for chosen, k in zip(experts, active, strict=True))

@@ -44,7 +44,7 @@ def walk(engine: Engine, text: str, token: int = -1, routing: RoutingPolicy | No
     began = time.perf_counter()
     weights = weights_of(engine.model)
     policy = routing or RoutingPolicy(weights.default_k)
-    rows = row_routing([policy], weights.num_experts, weights.device)
+    rows = row_routing([policy], weights.num_experts, weights.device, len(weights.layers))
     ids = token_ids(engine.tokenizer, text, min(MAX_TOKENS, engine.context_length))
     at = token_index(token, len(ids))
     record = _Record()
@@ -203,8 +203,9 @@ class _Teller:
         normed = rms_norm(self.stream.to(self.weights.dtype), layer.experts_norm, self.weights.norm_eps)
         self._compare("router", F.linear(normed, layer.router), routed)
         probabilities = torch.softmax(routed, -1)
-        chosen = self.step.selected_experts[0, self.token, i].long()
-        applied = self.step.routing_weights[0, self.token, i]
+        working = int(self.step.active_experts[0, self.token, i])
+        chosen = self.step.selected_experts[0, self.token, i, :working].long()
+        applied = self.step.routing_weights[0, self.token, i, :working]
         outputs = expert_outputs(row("experts_input")[None], chosen, layer, self.weights).float()
         summed = applied @ outputs
         self._compare("experts", summed, row("experts_output"))
@@ -229,8 +230,8 @@ class _Teller:
     def _selections(self, shares: np.ndarray, works: tuple[ExpertWork, ...]) -> tuple[Selection, ...]:
         """At k as the model did it; at the others as it would have, given the same input."""
         others = dict.fromkeys(min(k, shares.size) for k in OTHER_KS)
-        made = Selection(self.k, tuple(w.expert for w in works), sum(w.probability for w in works))
-        return made, *(selection_at(shares, k) for k in others if k != self.k)
+        made = Selection(len(works), tuple(w.expert for w in works), sum(w.probability for w in works))
+        return made, *(selection_at(shares, k) for k in others if k != made.k)
 
     def _stream_in(self, i: int) -> Tensor:
         before = ("stream_out", i - 1) if i else ("embedding", -1)

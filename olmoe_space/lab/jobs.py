@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine.engine import Engine
+from ..events import Event
+from ..model_info import ModelInfo
 from ..request import GenerationRequest
+from .claims import check_claims
 from .compare import differences
 from .dataflow import inside
+from .layer_budget import settled_request
+from .performance import machine, speed_at_k
+from .reading import read_sample, survey_reply, survey_texts
+from .specialisation import studies
 from .truth_meter import truth_meter
 
 LOAD_S = 10  # seconds for a cold worker to bring the weights to its GPU
@@ -23,8 +30,19 @@ SLOW_TOKENS_PER_S = 20  # so that the claim holds on the slowest of the GPUs in 
 
 @dataclass(frozen=True)
 class Job:
+    """on_device: whether the model takes part; if not, the job runs where it is asked for and costs no claim."""
+
     run: Callable[..., Iterator[Any]]
     seconds: Callable[..., int]
+    on_device: bool = True
+
+
+def _reply(engine: Engine, request: GenerationRequest) -> Iterator[Event]:
+    return engine.stream(settled_request(engine, request))
+
+
+def _replies(engine: Engine, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Event]]:
+    return engine.stream_together([settled_request(engine, request) for request in requests])
 
 
 def _reply_seconds(request: GenerationRequest) -> int:
@@ -40,14 +58,30 @@ def _measurement_seconds(*_: Any) -> int:
     return 2 * LOAD_S
 
 
+def _speed_seconds(_: ModelInfo, request: GenerationRequest, repeats: int, stock: bool) -> int:
+    replies = (repeats + 1) * (2 if stock else 1)
+    return min(60, LOAD_S + replies * request.sampling.max_new_tokens // SLOW_TOKENS_PER_S)
+
+
+def _nothing(*_: Any) -> int:
+    return 0
+
+
 def _one_forward_seconds(*_: Any) -> int:
     return LOAD_S + 2
 
 
 JOBS: dict[str, Job] = {
-    "chat": Job(Engine.stream, _reply_seconds),
-    "compare": Job(Engine.stream_together, _replies_seconds),
+    "chat": Job(_reply, _reply_seconds),
+    "compare": Job(_replies, _replies_seconds),
     "inside": Job(inside, _one_forward_seconds),
     "differences": Job(differences, _measurement_seconds),
     "truth_meter": Job(truth_meter, _measurement_seconds),
+    "machine": Job(machine, _one_forward_seconds),
+    "speed_at_k": Job(speed_at_k, _speed_seconds),
+    "claims": Job(check_claims, _measurement_seconds),
+    "survey": Job(survey_texts, _one_forward_seconds),
+    "survey_reply": Job(survey_reply, _one_forward_seconds),
+    "read_sample": Job(read_sample, _measurement_seconds),
+    "study": Job(studies, _nothing, on_device=False),
 }

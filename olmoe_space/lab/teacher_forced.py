@@ -33,7 +33,7 @@ def logits_after(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy
         raise ValueError(f"The text has {len(token_ids):,} tokens; this model's context holds "
                          f"{engine.context_length:,}. Shorten it.")
     weights = weights_of(engine.model)
-    routing = row_routing([policy], weights.num_experts, weights.device)
+    routing = row_routing([policy], weights.num_experts, weights.device, len(weights.layers))
     inputs = torch.tensor([list(token_ids[:-1])], device=weights.device)
     cache = KeyValueCache(weights, 1, inputs.shape[1])
     for scored, part in ((False, inputs[:, :first - 1]), (True, inputs[:, first - 1:])):
@@ -48,7 +48,7 @@ def logits_after(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy
 def last_step(engine: Engine, token_ids: Sequence[int], policies: Sequence[RoutingPolicy]) -> StepOutput:
     """The same tokens under each policy, as rows of one batch -> the last token's step: logits [B, 1, V], N = 1."""
     weights = weights_of(engine.model)
-    routing = row_routing(policies, weights.num_experts, weights.device)
+    routing = row_routing(policies, weights.num_experts, weights.device, len(weights.layers))
     rows = list(range(len(policies)))
     ids = torch.tensor([list(token_ids)] * len(rows), device=weights.device)
     cache = KeyValueCache(weights, len(rows), ids.shape[1])
@@ -56,7 +56,7 @@ def last_step(engine: Engine, token_ids: Sequence[int], policies: Sequence[Routi
         with engine.turn:
             step = forward(weights, chunk, cache, rows, routing)
     return StepOutput(step.logits, step.router_logits[:, -1:], step.selected_experts[:, -1:],
-                      step.routing_weights[:, -1:])
+                      step.routing_weights[:, -1:], step.active_experts[:, -1:])
 
 
 def decode_speeds(engine: Engine, ks: Sequence[int], token_ids: Sequence[int]) -> list[Speed]:

@@ -13,15 +13,16 @@ from typing import Any
 
 import gradio as gr
 
-from ..ask import request_from_fields
+from ..ask import given_seed, request_from_fields
 from ..model_info import ModelInfo
 from ..settings import Settings
-from .assets import read
-from .chat_history import Chat, last_question, message, notes, said, text_of
+from .chat_history import Chat, last_question, message, said, text_of
 from .controls import controls
 from .downloads import downloads
 from .live_view import EMPTY, live_view
 from .plain_text import plain_text
+from .replies import Replies
+from .sharing import Sharing
 from .turn import Stream, Turn
 
 MODEL_QUEUE = "model"  # all listeners that use the model wait in one queue
@@ -40,8 +41,9 @@ Updates = dict[Any, Any]
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.State, gr.Row]:
-    """The chat; returns its turn and the row that is shown under a reply, for what other tabs can do with it."""
+def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
+             sharing: Sharing) -> Replies:
+    """The chat; returns its replies, for what other tabs can do with them."""
     with gr.Row(elem_id="columns", equal_height=False):
         with gr.Column(elem_id="conversation", min_width=320):
             chatbot = gr.Chatbot(
@@ -62,8 +64,12 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
             turn_state = gr.State(None, time_to_live=KEEP_TURN_S)
             summary = plain_text("reply-summary", "status")
             files, figures = downloads(info, turn_state)
-    reply_notes = gr.HTML([], html_template="", js_on_load=read("chat_text.js") + read("reply_notes.js"),
-                          elem_id="reply-notes", container=False, padding=False)
+
+    def show(chosen: Turn, latest: Turn) -> Updates:
+        return {live: chosen.frame(latest), summary: chosen.summary(), figures: gr.update(open=False)}
+
+    replies = Replies(turn_state, error, tabs, show, [live, summary, figures])
+    reply_notes = replies.view
     nothing: Updates = {error: gr.skip()}
 
     def ask(typed: str, asked: str, past: Chat, before: Chat, turn: Turn | None, values: tuple[Any, ...]) -> Updates:
@@ -78,8 +84,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
         if turn is not None:
             turn.stop()  # it may still wait in the queue
         chat = [*past, message("user", question.request.prompt)]
-        new = Turn(question, chat, before, typed, info, turn.totals() if turn else None, settings.live_updates_per_s)
-        return {error: "", chatbot: chat, reply_notes: notes(chat), turn_state: new, **buttons(busy=True),
+        new = Turn(question, chat, before, typed, info, turn, settings.live_updates_per_s)
+        return {error: "", chatbot: chat, reply_notes: replies.value(chat, new), turn_state: new, **buttons(busy=True),
                 **after_reply(shown=False)}
 
     def send_typed(typed: str, chat: Chat, turn: Turn | None, *values: Any) -> Updates:
@@ -108,13 +114,14 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
             return nothing
         if turn is not None and turn.state == "running":
             return {error: BUSY}
-        return {chatbot: chat[:i], reply_notes: notes(chat[:i]), box: typed or text_of(chat[i]), error: ""}
+        return {chatbot: chat[:i], reply_notes: replies.value(chat[:i], turn), box: typed or text_of(chat[i]),
+                error: ""}
 
     def clear(turn: Turn | None) -> Updates:
         if turn is not None:
             turn.discard()
-        return {chatbot: [], reply_notes: [], live: EMPTY, turn_state: None, error: "", summary: "",
-                **buttons(busy=False), **after_reply(shown=False)}
+        return {chatbot: [], reply_notes: replies.value([], None), live: EMPTY, turn_state: None, error: "",
+                summary: "", **buttons(busy=False), **after_reply(shown=False)}
 
     def stop_reply(turn: Turn | None) -> Updates:
         if turn is None or turn.state == "done":
@@ -130,9 +137,9 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
         with closing(turn.run(stream)) as frames:
             for value in frames:
                 if turn.discarded:  # said once more, because gradio repeats the last update when a stream ends
-                    yield {chatbot: [], live: EMPTY, reply_notes: []}
+                    yield {chatbot: [], live: EMPTY, reply_notes: replies.value([], None)}
                     return
-                yield {chatbot: turn.shown(), live: value, reply_notes: notes(turn.shown())}
+                yield {chatbot: turn.shown(), live: value, reply_notes: replies.value(turn.shown(), turn)}
         if turn.refusal or (turn.stopped and not turn.has_reply):
             yield given_back(turn, typed)
         else:
@@ -147,7 +154,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
 
     def given_back(turn: Turn, typed: str = "") -> Updates:
         """No reply: the conversation as it was, and what the visitor typed back in the box."""
-        return {chatbot: turn.before, reply_notes: notes(turn.before), error: turn.refusal,
+        return {chatbot: turn.before, reply_notes: replies.value(turn.before, turn), error: turn.refusal,
                 box: typed or turn.typed, **buttons(busy=False)}
 
     def buttons(busy: bool) -> Updates:
@@ -177,7 +184,23 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings) -> tuple[gr.St
         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats,
         api_visibility="private", show_progress="minimal", show_progress_on=[queue_place])
     replied.failure(unreached, [turn_state, box], everything, **at_once)
-    return turn_state, files
+
+    def check(fields: dict[str, Any]) -> None:
+        """A message left empty is no fault: the link is then to the settings."""
+        rest = settings_of.fields(tuple(fields[name] for name in vars(settings_of)))
+        request_from_fields(fields["message"] or "Hello", info=info, settings=settings, **rest)
+
+    def now(fields: dict[str, Any], chat: Chat, turn: Turn | None) -> dict[str, Any]:
+        """What is typed, else what was asked last with the seed that it was answered with."""
+        at = last_question(chat)
+        if fields["message"] or at is None:
+            return fields
+        started = turn.recorder.started if turn is not None else None
+        seed = str(started.seed) if started and given_seed(fields["seed"]) is None else fields["seed"]
+        return fields | {"message": text_of(chat[at]), "seed": seed}
+
+    sharing.offers("chat-tab", {"message": box, **vars(settings_of)}, check, now, [chatbot, turn_state])
+    return replies
 
 
 def _welcome(info: ModelInfo) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Chat = list[dict[str, Any]]
@@ -15,12 +16,20 @@ _MARKUP = re.compile(r"&(?=[a-zA-Z#])|<(?=[a-zA-Z/!?])")
 _ESCAPED = re.compile("&(amp|lt);")
 
 
-def message(role: str, text: str, note: str = "") -> dict[str, Any]:
-    """A message as the chatbot is to hold it. `note`: its quiet line."""
+@dataclass(frozen=True)
+class Note:
+    """What belongs to a reply without being part of it: its quiet line, and the id of the turn that made it."""
+
+    line: str = ""
+    turn: str = ""
+
+
+def message(role: str, text: str, note: str = "", turn: str = "") -> dict[str, Any]:
+    """A message as the chatbot is to hold it. `note`: its quiet line. `turn`: the id of the turn that made it."""
     # A list of parts, because a bare string would be dedented. "log" is shown only beside a "title", which is
     # never given: the page places the note itself.
     return {"role": role, "content": [{"type": "text", "text": as_shown(text)}],
-            "metadata": {"log": note} if note else None}
+            "metadata": {"log": note, "id": turn} if note else None}
 
 
 def text_of(entry: dict[str, Any]) -> str:
@@ -48,19 +57,20 @@ def said(chat: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     return [{"role": entry["role"], "content": text_of(entry)} for entry in chat]
 
 
-def notes(chat: Sequence[dict[str, Any]]) -> list[str]:
-    """The quiet line of every reply in turn, "" where it has none. Replies in a row count as one, as shown."""
-    lines: list[str] = []
+def notes(chat: Sequence[dict[str, Any]]) -> list[Note]:
+    """The note of every reply in turn, empty where it has none. Replies in a row count as one, as shown."""
+    found: list[Note] = []
     before = None
     for entry in chat:
         if entry["role"] == "assistant":
-            line = (entry.get("metadata") or {}).get("log") or ""
+            data = entry.get("metadata") or {}
+            note = Note(str(data.get("log") or ""), str(data.get("id") or ""))
             if before == "assistant":
-                lines[-1] = line
+                found[-1] = note
             else:
-                lines.append(line)
+                found.append(note)
         before = entry["role"]
-    return lines
+    return found
 
 
 def last_question(chat: Sequence[dict[str, Any]], index: int | None = None) -> int | None:

@@ -25,6 +25,8 @@ from .controls import WEIGHTINGS
 from .downloads import private_file
 from .measuring import Measurement, Text, text_of_columns
 from .plain_text import plain_text
+from .replies import Replies
+from .sharing import Sharing
 from .turn import Job, Turn
 
 START_KS = (8, 16, 32, 64)
@@ -83,9 +85,8 @@ def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[
     return questions
 
 
-def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, turn_state: gr.State,
-                after_reply: gr.Row) -> None:
-    """after_reply: the row under a chat's reply, which gets the button that opens it here."""
+def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies, sharing: Sharing) -> None:
+    """replies: the chat's, any of which can be opened here."""
     running, opened_state = gr.State(None, time_to_live=KEEP_S), gr.State(None, time_to_live=KEEP_S)
     with gr.Row(elem_id="compare-compose", equal_height=True):
         prompt = gr.Textbox(START_PROMPT, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=6, scale=1)
@@ -94,7 +95,7 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
     error = plain_text("compare-error", "alert")
     choices = _setting_fields(info)
     sampling = _sampling_fields(settings)
-    view = _view("columns", "compare-view")
+    view = comparison_view("columns", "compare-view")
     with gr.Column(elem_id="truth"):
         truth = _Truth(info, job, settings, running, opened_state)
 
@@ -134,21 +135,36 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, tabs: gr.Tabs, tu
         event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
     stop.click(halt, running, [run, stop], **_AT_ONCE)
 
-    with after_reply:
-        button = gr.Button("Open in Compare", size="sm", elem_id="open-in-compare", scale=0, min_width=120)
-
-    def open_here(turn: Turn | None, comparison: Comparison | None) -> Updates:
+    def open_here(turn: Turn, comparison: Comparison | None) -> Updates:
         opened = opened_from(turn)
-        assert turn is not None
         drawn, started = turn.question.request.sampling, turn.recorder.started
         values = {"temperature": drawn.temperature, "top_p": drawn.top_p, "max_new_tokens": drawn.max_new_tokens,
                   "seed": str(started.seed) if started else ""}
-        return {tabs: gr.Tabs(selected="compare-tab"), prompt: opened.prompt, opened_state: opened, error: "",
+        return {prompt: opened.prompt, opened_state: opened, error: "",
                 **{sampling[name]: value for name, value in values.items()},
                 **truth.choices(comparison, opened, opened.text.name)}
 
-    button.click(open_here, [turn_state, running],
-                 [tabs, prompt, opened_state, error, truth.source, *sampling.values()], **_AT_ONCE)
+    _offer(sharing, info, settings, prompt, choices, sampling, running)
+    replies.opens("compare-tab", "Compare", open_here, [running],
+                  [prompt, opened_state, error, truth.source, *sampling.values()])
+
+
+def _offer(sharing: Sharing, info: ModelInfo, settings: Settings, prompt: gr.Textbox, choices: list[gr.Dropdown],
+           sampling: dict[str, Any], running: gr.State) -> None:
+    """The tab's view: prompt, settings and sampling, with the seed of what was run last if it was left to chance."""
+    names = [f"{name}_{i + 1}" for i in range(len(START_KS)) for name in ("k", "weighting")]
+
+    def check(fields: dict[str, Any]) -> None:
+        pairs = [(fields[f"k_{i + 1}"], fields[f"weighting_{i + 1}"]) for i in range(len(START_KS))]
+        drawn = {name: fields[name] for name in sampling}
+        questions_from_fields(fields["prompt"], None, pairs, info, settings, **drawn)
+
+    def now(fields: dict[str, Any], comparison: Comparison | None) -> dict[str, Any]:
+        drawn = comparison is not None and given_seed(fields["seed"]) is None
+        return fields | ({"seed": str(comparison.seed)} if comparison is not None and drawn else {})
+
+    sharing.offers("compare-tab", {"prompt": prompt, **dict(zip(names, choices, strict=True)), **sampling}, check, now,
+                   [running])
 
 
 def _setting_fields(info: ModelInfo) -> list[gr.Dropdown]:
@@ -188,7 +204,7 @@ class _Truth:
             run = gr.Button("Measure", variant="primary", elem_id="truth-run", scale=0, min_width=96)
             stop = gr.Button("Stop", variant="stop", elem_id="truth-stop", scale=0, min_width=96, visible=False)
         error = plain_text("truth-error", "alert")
-        view = _view("truth", "truth-view")
+        view = comparison_view("truth", "truth-view")
         plot = gr.Plot(show_label=False, container=False, elem_id="truth-plot", visible=False)
         files, buttons, made = _files()
         is_dark = gr.Checkbox(visible=False)
@@ -269,7 +285,7 @@ def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
     return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
 
 
-def _view(name: str, elem_id: str) -> gr.HTML:
+def comparison_view(name: str, elem_id: str) -> gr.HTML:
     """A view drawn by its script from values that no template refers to; the style comes with the first."""
     style = f"<style>{read('compare/compare.css')}</style>" if name == "columns" else ""
     return gr.HTML("", elem_id=elem_id, html_template=read(f"compare/{name}.html"), head=style,

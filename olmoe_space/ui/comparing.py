@@ -33,16 +33,17 @@ class Column:
 
     def __init__(self, question: Question, info: ModelInfo) -> None:
         self.question, self.routing = question, question.request.routing
+        self.info, rule = info, self.routing.rule
         self.k = int(self.routing.num_experts_per_tok)
-        self.name = " ".join(filter(None, [f"k={self.k}", "adaptive" if question.choice else "",
-                                           WEIGHTS[self.routing.weighting]]))
-        self.active = info.active_params(self.k)
+        self.name = " ".join(filter(None, [rule.in_words() if rule else f"k={self.k}",
+                                           "adaptive" if question.choice else "", WEIGHTS[self.routing.weighting]]))
         self.prompt_ids: list[int] = []
         self.token_ids: list[int] = []
         self.texts: list[str] = []
         self.notices: tuple[str, ...] = ()
         self.finished: Finished | None = None
         self.alone: float | None = None
+        self._worked = 0.0
         self._mass = self._began = self._first = self._last = 0.0
 
     def add(self, event: Event) -> None:
@@ -55,10 +56,11 @@ class Column:
             self.texts.append(event.text)
             self._last = time.perf_counter()
             self._first = self._first or self._last
+            self._worked += float(event.routing.active_experts.mean())
             logits = event.routing.router_logits[0]  # [L, E]
             exp = np.exp(logits - logits.max(-1, keepdims=True))
             chosen = np.take_along_axis(exp, event.routing.selected_experts[0].astype(np.int64), -1)
-            self._mass += float((chosen.sum(-1) / exp.sum(-1)).mean())
+            self._mass += float(((chosen * event.routing.is_active[0]).sum(-1) / exp.sum(-1)).mean())
         elif isinstance(event, Finished):
             self.finished = event
 
@@ -71,7 +73,9 @@ class Column:
     def shown(self, running: bool) -> dict[str, Any]:
         n, done = len(self.texts), self.finished
         decode = done.decode_s if done else self._last - self._first
-        return {"name": self.name, "k": self.k, "texts": self.texts, "active": self.active,
+        mean_k = self._worked / n if n else None
+        return {"name": self.name, "k": mean_k, "varies": self.routing.rule is not None, "texts": self.texts,
+                "active": self.info.active_params(self.k if mean_k is None else mean_k),
                 "mass": self._mass / n if n else None, "alone": self.alone, "notices": self.notices,
                 "rate": (n - 1) / decode if n > 1 and decode > 0 else None,
                 "seconds": done.ttft_s + done.decode_s if done else max(0.0, self._last - self._began),
@@ -115,7 +119,7 @@ class Comparison:
 
     def _replies(self, job: Job) -> Generator[str, None, None]:
         with closing_iterator(job("compare", [c.question.request for c in self.columns])) as events:
-            for row, event in events:  # type: ignore[misc]
+            for row, event in events:
                 self.columns[row].add(event)
                 if self._stop.is_set() and not isinstance(event, Finished):
                     self.stopped = True
@@ -138,7 +142,7 @@ class Comparison:
                     yield self.value("Measuring speed")
                 elif isinstance(result, Speed):
                     for column in self.columns:
-                        if column.k == result.num_experts_per_tok:
+                        if column.routing.rule is None and column.k == result.num_experts_per_tok:
                             column.alone = result.tokens_per_s
                 if self._stop.is_set() and len(self.differences) >= wanted:
                     return
@@ -158,7 +162,7 @@ def _shown(difference: Difference, columns: Sequence[Column]) -> dict[str, Any]:
     before = first.texts[difference.position - 1] if difference.position else None
     return {"position": difference.position, "replies": difference.replies, "texts": difference.texts,
             "ends": difference.ends, "probs": difference.probs.round(5).tolist(), "taken": difference.taken,
-            "experts": [e.tolist() for e in difference.experts], "before": before}
+            "experts": difference.experts, "before": before}
 
 
 def as_value(view: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ def heatmap(trace: RoutingTrace, model: str, dark: bool = False) -> Figure:
     from ..plots import expert_heatmap
 
     return expert_heatmap(trace.expert_counts("decode"), model=model, dark=dark,
-                          num_experts_per_tok=trace.num_experts_per_tok,
+                          num_experts_per_tok=trace.mean_k("decode"),
                           num_tokens=trace.num_tokens - trace.prompt_tokens)
 
 
@@ -46,7 +46,7 @@ def summary(trace: RoutingTrace, model: str, dark: bool = False) -> Figure:
     from ..plots import routing_summary
 
     return routing_summary(trace.routing_mass("decode"), trace.routing_entropy("decode"), model=model, dark=dark,
-                           num_experts=trace.num_experts, num_experts_per_tok=trace.num_experts_per_tok)
+                           num_experts=trace.num_experts, num_experts_per_tok=trace.mean_k("decode"))
 
 
 def downloads(info: ModelInfo, turn_state: gr.State) -> tuple[gr.Row, gr.Accordion]:
@@ -97,7 +97,7 @@ def private_file(made: gr.File, name: str, content: bytes) -> str:
 
 
 def _trace(turn: Turn | None) -> RoutingTrace:
-    trace = turn.trace() if turn is not None else None
+    trace = turn.chosen.trace() if turn is not None else None
     if trace is None or trace.num_tokens == trace.prompt_tokens:
         raise gr.Error(GONE, print_exception=False)
     return trace

@@ -25,7 +25,7 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
     def generate(
         message: str,
         history: list[dict[str, Any]] | None = None,
-        mode: Literal["fixed", "adaptive"] = "fixed",
+        mode: Literal["fixed", "adaptive", "per-token"] = "fixed",
         num_experts_per_tok: int = info.default_k,
         k_min: int = low,
         k_max: int = high,
@@ -35,17 +35,22 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         top_p: float = 0.95,
         max_new_tokens: int = 256,
         seed: int | None = None,
+        rule: Literal["top-p", "relative-skip", "entropy", "layer-budget", "random"] = "top-p",
+        parameter: float | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Replies to a message, streaming JSON objects; every one holds the `text` so far.
 
         message: what to answer. history: earlier messages, a list of {role, content}.
         mode: "fixed": num_experts_per_tok experts work on each token; "adaptive": k is chosen from the prompt
-        between k_min and k_max. weighting: raw (the router's own weights), renormalised (they sum to 1) or
+        between k_min and k_max; "per-token": rule chooses k for each token and layer between k_min and k_max, by its
+        parameter (top-p: the sum of probabilities to reach; relative-skip: the share of the first expert's; entropy:
+        the share of its maximum to start from; layer-budget: experts of all layers together; random: experts to
+        draw; None: the rule's usual one). weighting: raw (the router's own weights), renormalised (they sum to 1) or
         mass_preserving (they sum to what the model's own k would). temperature 0 is greedy.
         seed: None or -1 for a fresh one; the seed used is reported.
 
-        The last object holds text, num_experts_per_tok, weighting, seed, prompt_tokens, new_tokens,
-        finish_reason ("stop", "length" or "time"), expert_counts (layers x experts: how many of the reply's
+        The last object holds text, num_experts_per_tok (in per-token mode the largest), mean_k, policy, weighting,
+        seed, prompt_tokens, new_tokens, finish_reason ("stop", "length" or "time"), expert_counts (layers x experts: how many of the reply's
         tokens each expert worked on; a row sums to new_tokens x k), prompt_expert_counts (the same for the
         prompt), routing_mass and routing_entropy (means over the reply's tokens and the layers; nats), ttft_s,
         tokens_per_s, notices, and in adaptive mode choice (k, score, contributions, terms).
@@ -54,7 +59,7 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
             question = request_from_fields(
                 message, history, info=info, settings=settings, mode=mode, num_experts_per_tok=num_experts_per_tok,
                 k_min=k_min, k_max=k_max, weighting=weighting, system_prompt=system_prompt, temperature=temperature,
-                top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+                top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, rule=rule, parameter=parameter)
             yield from _answers(question, stream, settings.live_updates_per_s)
         except ValueError as refused:
             raise gr.Error(str(refused), print_exception=False) from None

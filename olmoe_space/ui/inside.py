@@ -24,21 +24,24 @@ from ..request import RoutingPolicy, visible_message, whole_number
 from ..settings import Settings
 from ..walk import MAX_TOKENS, ExpertWork, LayerWalk, Vector, Walk
 from .assets import read
+from .replies import Replies
+from .sharing import Sharing
 from .turn import Job, Turn
+from .views import View, filled
 
 log = logging.getLogger(__name__)
 
 FIRST_TEXT = "Artificial intelligence is"
 UNREACHED = "Too many are waiting just now, or the connection broke. Nothing is lost: try again in a moment."
+FIELDS = ("text", "k", "weighting", "token")  # of a question, and of a link to it
 REREAD_ROOM = 16  # tokens
 _AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 _SCRIPTS = ("live_view/words.js", "inside/numbers.js", "inside/pictures.js", "inside/steps.js", "inside/main.js")
 
 
-def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, tabs: gr.Tabs, turn_state: gr.State,
-               after_reply: gr.Row) -> None:
-    """queue: the concurrency_id of all that uses the model. after_reply: the row under a chat's reply, which gets
-    the button that opens it here."""
+def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, replies: Replies,
+               sharing: Sharing) -> None:
+    """queue: the concurrency_id of all that uses the model. replies: the chat's, any of which can be opened here."""
     script = "\n".join(read(name) for name in _SCRIPTS)
     view = gr.HTML(
         value="", elem_id="inside", html_template=read("inside/view.html"),  # constant: gradio leaves it alone
@@ -47,27 +50,46 @@ def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, tabs: 
         about={"num_experts": info.num_experts, "default_k": info.default_k, "name": info.name,
                "first_text": FIRST_TEXT, "at_once": not settings.on_zero_gpu})
 
-    def walked(asked: gr.EventData) -> str:
-        return answer(asked._data, info, job, settings)
+    walked_last = gr.State({"text": FIRST_TEXT, "k": info.default_k, "weighting": "raw", "token": -1})
 
-    asked = view.submit(walked, None, view, concurrency_id=queue, concurrency_limit=settings.max_concurrent_chats,
-                        api_visibility="private", show_progress="hidden", trigger_mode="multiple")
+    def walked(asked: gr.EventData) -> tuple[str, Any]:
+        fields = asked._data if isinstance(asked._data, dict) else {}
+        return answer(fields, info, job, settings), {name: fields.get(name) for name in FIELDS}
+
+    def shown(link: View, here: dict[str, Any]) -> dict[Any, Any]:
+        fields = filled(link, here)
+        question_of(fields, info, settings)
+        return {view: opening_fields(fields)}
+
+    asked = view.submit(walked, None, [view, walked_last], concurrency_id=queue,
+                        concurrency_limit=settings.max_concurrent_chats, api_visibility="private",
+                        show_progress="hidden", trigger_mode="multiple")
     asked.failure(lambda: refusal(UNREACHED), None, view, **_AT_ONCE)
-    with after_reply:
-        button = gr.Button("Open Inside a token", size="sm", elem_id="open-inside", scale=0, min_width=140)
-    button.click(lambda turn: (gr.Tabs(selected="inside-tab"), opening(turn)), turn_state, [tabs, view], **_AT_ONCE)
+    replies.opens("inside-tab", "Inside a token", lambda turn: {view: opening(turn)}, [], [view])
+    sharing.offers_view("inside-tab", lambda fields: View("inside-tab", fields), [walked_last], shown, [view])
 
 
 def opening(turn: Turn | None) -> str:
-    """The value that has the page ask for a chat's last reply: the text as the model had it, role tags and all, from
+    """The value that has the page ask for a chat's reply: the text as the model had it, role tags and all, from
     its beginning to as far as a walk reaches."""
     trace = turn.trace() if turn is not None else None
     if trace is None:
         return refusal("There is no reply to walk through yet.")
     # Read anew, a reply may fall into other pieces than it was written in: leave room.
     text = "".join(trace.texts[:MAX_TOKENS - REREAD_ROOM])
-    return _ascii({"open": {"text": text, "k": trace.num_experts_per_tok, "weighting": trace.weighting, "token": -1},
-                   "number": None, "id": uuid.uuid4().hex})
+    return opening_fields({"text": text, "k": trace.num_experts_per_tok, "weighting": trace.weighting, "token": -1})
+
+
+def opening_fields(fields: dict[str, Any]) -> str:
+    """The value that has the page ask for these fields."""
+    return _ascii({"open": fields, "number": None, "id": uuid.uuid4().hex})
+
+
+def question_of(fields: dict[str, Any], info: ModelInfo, settings: Settings) -> tuple[str, int, RoutingPolicy]:
+    """Fields as the page has them -> text, token and routing. Raises ValueError."""
+    k = whole_number(fields.get("k"), "Active experts (k)", 1, info.num_experts)
+    return (visible_message(fields.get("text"), settings.max_message_chars),
+            whole_number(fields.get("token"), "The token", -1), RoutingPolicy(k, fields.get("weighting", "raw")))
 
 
 def answer(asked: Any, info: ModelInfo, job: Job, settings: Settings) -> str:
@@ -75,11 +97,7 @@ def answer(asked: Any, info: ModelInfo, job: Job, settings: Settings) -> str:
     fields = asked if isinstance(asked, dict) else {}
     number = fields.get("number")
     try:
-        text = visible_message(fields.get("text"), settings.max_message_chars)
-        k = whole_number(fields.get("k"), "Active experts (k)", 1, info.num_experts)
-        token = whole_number(fields.get("token"), "The token", -1)
-        routing = RoutingPolicy(k, fields.get("weighting", "raw"))
-        walks: Any = iter(job("inside", text, token, routing))
+        walks: Any = iter(job("inside", *question_of(fields, info, settings)))
         with closing(walks):
             return value_of(next(walks), number)
     except (ValueError, gr.Error) as error:  # gr.Error: what keeps its words across a fork

@@ -67,6 +67,10 @@ class Totals:
         return Totals(self.counts + other.counts, self.weights + other.weights, self.tokens + other.tokens,
                       self.mass + other.mass, self.entropy + other.entropy)
 
+    def minus(self, other: Totals) -> Totals:
+        return Totals(self.counts - other.counts, self.weights - other.weights, self.tokens - other.tokens,
+                      self.mass - other.mass, self.entropy - other.entropy)
+
 
 @dataclass(frozen=True)
 class ChatTotals:
@@ -88,7 +92,8 @@ class LiveFrames:
 
     info: the loaded model. chat: totals of the chat's earlier requests; None at its start.
     max_per_second: upper limit of frames. choice: why k is what it is, as `adaptive.Choice.as_dict()` gives it
-    (k, score, contributions, terms); None in fixed mode. clock: seconds, for tests.
+    (k, score, contributions, terms) or `rules.TokenRule.reasons` (rule, what); None in fixed mode. clock: seconds,
+    for tests.
 
     A frame holds cumulative counts and the tokens since the frame before the previous one, so one that gets lost
     does no harm: the next has right counts and the lost tokens, and the last has every token.
@@ -133,12 +138,13 @@ class LiveFrames:
         self._due = now + self._interval
         return self._frame(complete=False)
 
-    def last(self) -> str:
+    def last(self, of: ChatTotals | None = None) -> str:
         """The complete picture: exact sums and every token. To be sent when the stream has ended, however it did;
-        EMPTY if nothing was computed."""
+        EMPTY if nothing was computed. of: the totals of a chat that has gone on since, this request among them."""
         if not self._prefill.totals.tokens and not self._decode.totals.tokens:
             return EMPTY
-        return self._frame(complete=True)
+        rest = of and ChatTotals(of.prefill.minus(self._prefill.totals), of.decode.minus(self._decode.totals))
+        return self._frame(complete=True, chat=rest)
 
     def chat_totals(self) -> ChatTotals:
         """The chat's totals with this request's added."""
@@ -150,24 +156,32 @@ class LiveFrames:
         totals = self._decode.totals
         return totals.mass / totals.tokens if totals.tokens else 0.0
 
-    def _frame(self, complete: bool) -> str:
+    @property
+    def mean_k(self) -> float:
+        """Experts that worked on a token in a layer, mean over the reply, or over the prompt before there is a reply;
+        0 before there is either."""
+        totals = self._decode.totals if self._decode.totals.tokens else self._prefill.totals
+        return float(totals.counts.sum()) / (totals.tokens * self.info.num_layers) if totals.tokens else 0.0
+
+    def _frame(self, complete: bool, chat: ChatTotals | None = None) -> str:
+        chat = chat or self._chat
         started, info = self._started, self.info
-        k = started.num_experts_per_tok if started else info.default_k
+        mean_k = self.mean_k or info.default_k
         first_prompt_token = max(0, self._prefill.totals.tokens - PROMPT_TOKENS_LISTED)
         frame: dict[str, Any] = {
             "version": FORMAT_VERSION, "request": self._id, "complete": complete,
             "finish_reason": self._finished.finish_reason if self._finished else None,
-            "num_layers": info.num_layers, "num_experts": info.num_experts, "num_experts_per_tok": k,
+            "num_layers": info.num_layers, "num_experts": info.num_experts, "mean_k": mean_k,
             "weighting": started.weighting if started else "raw",
             "prompt_tokens": started.prompt_tokens if started else self._prefill.totals.tokens,
-            "active_params": info.active_params(k), "total_params": info.total_params,
+            "active_params": info.active_params(mean_k), "total_params": info.total_params,
             "prefill": _totals(self._prefill.totals, exact=complete),
             "decode": _totals(self._decode.totals, exact=complete),
             "reply": self._decode.chunk(0 if complete else self._sent[0]),
         }
         if self._heads or complete:
-            frame["chat"] = {"prefill": _totals(self._chat.prefill, exact=True),
-                             "decode": _totals(self._chat.decode, exact=True)}
+            frame["chat"] = {"prefill": _totals(chat.prefill, exact=True),
+                             "decode": _totals(chat.decode, exact=True)}
             frame["prompt"] = self._prefill.chunk(first_prompt_token)
             frame["choice"] = self._choice
         self._heads -= bool(self._heads and self._decode.totals.tokens)
@@ -189,21 +203,23 @@ class _Phase:
         self._routings: list[Routing] = []
         self._masses: list[float] = []
         self._entropies: list[float] = []
+        self._ks: list[float] = []
 
     def add(self, texts: Sequence[str], routing: Routing) -> None:
         logits = routing.router_logits  # [T, L, E]
         if logits.shape[1:] != self._counts.shape:
             raise ValueError(f"routing of {logits.shape[1:]} experts, but the model has {self._counts.shape}")
-        cells = (routing.selected_experts + self._offsets).ravel()  # [T * L * K]
+        active = routing.is_active                                  # [T, L, K]
+        cells = (routing.selected_experts + self._offsets)[active]  # one a token, layer and active expert
         size = self._counts.size
         self._counts += np.bincount(cells, minlength=size).reshape(self._counts.shape)
-        self._weights += np.bincount(cells, weights=routing.routing_weights.ravel(),
+        self._weights += np.bincount(cells, weights=routing.routing_weights[active],
                                      minlength=size).reshape(self._counts.shape)
         shifted = logits - logits.max(-1, keepdims=True)
         exp = np.exp(shifted)
         norm = exp.sum(-1)                                          # [T, L]
-        chosen = exp.ravel()[cells + np.repeat(np.arange(len(texts)) * size, cells.size // max(1, len(texts)))]
-        mass = (chosen.reshape(routing.selected_experts.shape).sum(-1) / norm).mean(-1)     # [T]
+        chosen = np.take_along_axis(exp, routing.selected_experts.astype(np.int64), -1) * active
+        mass = (chosen.sum(-1) / norm).mean(-1)                             # [T]
         entropy = (np.log(norm) - np.einsum("tle,tle->tl", exp, shifted) / norm).mean(-1)   # [T]
         self._tokens += len(texts)
         self._mass += float(mass.sum())
@@ -212,6 +228,7 @@ class _Phase:
         self._routings.append(routing)
         self._masses.extend(mass.tolist())
         self._entropies.extend(entropy.tolist())
+        self._ks.extend(routing.active_experts.mean(-1).tolist())
 
     @property
     def totals(self) -> Totals:
@@ -220,19 +237,20 @@ class _Phase:
     def chunk(self, start: int) -> dict[str, Any]:
         """The tokens from `start` on: texts, and what each expert did for each of them.
 
-        Sparse (experts uint8 [T, L, K] and weights float16 [T, L, K]) or, where that is larger, dense (weights
-        float16 [T, L, E], -1 where not selected)."""
+        Sparse (experts uint8 [T, L, K] and weights float16 [T, L, K], -1 where the expert was not active) or, where
+        that is larger, dense (weights float16 [T, L, E], -1 likewise)."""
         texts = self._texts[start:]
         chunk: dict[str, Any] = {"from": start, "texts": texts,
                                  "mass": [round(x, 4) for x in self._masses[start:]],
-                                 "entropy": [round(x, 4) for x in self._entropies[start:]]}
+                                 "entropy": [round(x, 4) for x in self._entropies[start:]],
+                                 "ks": [round(x, 4) for x in self._ks[start:]]}
         if not texts:
             return chunk
         experts, weights = [], []
         missing = len(texts)
         for routing in reversed(self._routings):  # from the end: a frame carries the latest few
             experts.append(routing.selected_experts[-missing:])
-            weights.append(routing.routing_weights[-missing:])
+            weights.append(np.where(routing.is_active, routing.routing_weights, -1)[-missing:])
             missing -= len(experts[-1])
             if missing <= 0:
                 break
@@ -241,11 +259,11 @@ class _Phase:
         num_layers, num_experts = self._counts.shape
         k = selected.shape[-1]
         if 3 * k <= 2 * num_experts:
-            chunk.update(k=k, experts=_base64(selected.astype(np.uint8)), weights=_base64(weight))
+            chunk.update(width=k, experts=_base64(selected.astype(np.uint8)), weights=_base64(weight))
         else:
             dense = np.full((len(texts), num_layers, num_experts), -1, "<f2")
             np.put_along_axis(dense, selected.astype(np.int64), weight, -1)
-            chunk.update(k=k, weights=_base64(dense))
+            chunk.update(weights=_base64(dense))
         return chunk
 
 

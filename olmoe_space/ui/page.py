@@ -10,12 +10,15 @@ from gradio.utils import get_space
 from ..model_info import ModelInfo
 from ..settings import Settings
 from .assets import FOLDER
+from .benchmark import benchmark_tab
 from .chat import MODEL_QUEUE, chat_tab
 from .compare import compare_tab
 from .endpoints import endpoints
+from .experts import experts_tab
 from .how_it_works import how_it_works_tab
 from .inside import inside_tab
 from .markup import as_html, count
+from .sharing import Sharing
 from .theme import theme
 from .turn import Job, Stream
 
@@ -28,17 +31,23 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
     model is and yields its results; without it there is the chat alone."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
+        sharing = Sharing()
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Chat", id="chat-tab"):
-                turn_state, after_reply = chat_tab(info, stream, settings)
+            sharing.of(tabs)
+            with gr.Tab("Chat", id="chat-tab", elem_id="panel-chat-tab"):
+                replies = chat_tab(info, stream, settings, tabs, sharing)
             if job is not None:
-                with gr.Tab("Compare", id="compare-tab"):
-                    compare_tab(info, job, settings, tabs, turn_state, after_reply)
-            if job is not None:
-                with gr.Tab("Inside a token", id="inside-tab"):
-                    inside_tab(info, job, settings, MODEL_QUEUE, tabs, turn_state, after_reply)
-            with gr.Tab("How it works", id="how-it-works-tab"):
+                with gr.Tab("Compare", id="compare-tab", elem_id="panel-compare-tab"):
+                    compare_tab(info, job, settings, replies, sharing)
+                with gr.Tab("Inside a token", id="inside-tab", elem_id="panel-inside-tab"):
+                    inside_tab(info, job, settings, MODEL_QUEUE, replies, sharing)
+                with gr.Tab("Experts", id="experts-tab", elem_id="panel-experts-tab"):
+                    experts_tab(info, job, settings, replies)
+                with gr.Tab("Benchmark", id="benchmark-tab", elem_id="panel-benchmark-tab"):
+                    benchmark_tab(info, job, settings, sharing)
+            with gr.Tab("How it works", id="how-it-works-tab", elem_id="panel-how-it-works-tab"):
                 how_it_works_tab(info)
+        sharing.wire()
         endpoints(info, stream, settings)
     page.queue(max_size=settings.max_queue, default_concurrency_limit=settings.max_concurrent_chats)
     return page

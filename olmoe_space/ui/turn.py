@@ -8,6 +8,7 @@ everything computed so far is still there to show and to download.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Stream = Callable[[GenerationRequest], Iterable[Event]]
 Job = Callable[..., Iterable[Any]]
+KEPT = 8  # earlier replies of a visitor whose traces stay in memory: megabytes for a long one
 ENDINGS = {"stop": "", "length": "ended at max new tokens", "time": "ended at the time limit"}
 
 
@@ -36,10 +38,15 @@ class Turn:
 
     chat: the conversation up to and with the question. before: the conversation to go back to if there is
     no reply at all. typed: what the visitor typed for it, to be given back in that case; "" for a retry.
+    former: the turn before, whose place this one takes: it hands on the replies that are kept.
     """
 
     def __init__(self, question: Question, chat: Chat, before: Chat, typed: str, info: ModelInfo,
-                 totals: ChatTotals | None, updates_per_s: float) -> None:
+                 former: Turn | None, updates_per_s: float) -> None:
+        self.id = secrets.token_hex(8)
+        self._earlier: list[Turn] = []
+        if former is not None:
+            self._earlier, former._earlier = former.kept()[-KEPT:], []
         self.question, self.chat, self.before, self.typed = question, chat, before, typed
         self.recorder = TraceRecorder()
         self.state = "waiting"  # then "running", then "done"
@@ -50,7 +57,9 @@ class Turn:
         self._stop = threading.Event()
         self._pieces: list[str] = []
         self._started_at = self._first_at = self._last_at = 0.0
-        choice = question.choice.as_dict() if question.choice else None
+        choice = _reasons(question)
+        self._chosen: Turn = self
+        totals = former.totals() if former else None
         self._live = LiveFrames(info, totals, max_per_second=updates_per_s, choice=choice)
 
     def stop(self) -> None:
@@ -118,14 +127,15 @@ class Turn:
         if not self.has_reply:
             empty_reply = self.recorder.finished is not None  # the model chose to say nothing
             return [*self.chat, message("assistant", "", self.note())] if empty_reply else self.chat
-        return [*self.chat, message("assistant", self.text, self.note())]
+        return [*self.chat, message("assistant", self.text, self.note(), self.id)]
 
     def note(self) -> str:
         """The reply's quiet line, and under it what had to be changed or went wrong."""
         started, finished = self.recorder.started, self.recorder.finished
         if started is None:
             return ""
-        parts = [f"k {started.num_experts_per_tok}", *self._rates()]
+        k = self._live.mean_k or started.num_experts_per_tok
+        parts = [f"k {round(k, 1):g}", *self._rates()]
         if self.state == "done":
             parts.append(f"mass {decimals(self._live.routing_mass)}")
             parts.append("stopped" if self.stopped else ENDINGS[finished.finish_reason] if finished else "")
@@ -148,6 +158,25 @@ class Turn:
             return []
         return [f"{speed:.0f} tok/s" if speed else "", f"{first:.1f} s to first token"]
 
+    def kept(self) -> list[Turn]:
+        """The turns whose replies can be opened, oldest first: up to KEPT earlier ones and this."""
+        return [*self._earlier, *([self] if self.has_reply and self.state == "done" else [])]
+
+    def choose(self, turn_id: Any) -> Turn | None:
+        """The kept turn of that id is what figures and files are of from now on; None: there is none."""
+        found = next((turn for turn in self.kept() if turn.id == turn_id), None)
+        if found is not None:
+            self._chosen = found
+        return found
+
+    @property
+    def chosen(self) -> Turn:
+        return self._chosen
+
+    def frame(self, latest: Turn) -> str:
+        """The complete value of the live view for this turn, in the chat as `latest` has left it."""
+        return self._live.last(of=latest._live.chat_totals())
+
     def trace(self) -> RoutingTrace | None:
         """What was computed so far; None if nothing was."""
         try:
@@ -165,11 +194,19 @@ class Turn:
         if started is None:
             return ""
         return (f"seed {started.seed} · {started.prompt_tokens} prompt + {self.recorder.new_tokens} new tokens · "
-                f"{started.weighting.replace('_', '-')} weights")
+                f"{started.weighting.replace('_', '-')} weights{' · ' if started.policy else ''}{started.policy}")
+
+
+def _reasons(question: Question) -> dict[str, Any] | None:
+    """Why k is what it is; None where it was simply set."""
+    routing = question.request.routing
+    if routing.rule is not None:
+        return routing.rule.reasons(routing.k_min, routing.k_max)
+    return question.choice.as_dict() if question.choice else None
 
 
 @contextmanager
-def closing_iterator(events: Iterable[Event]) -> Iterator[Iterator[Event]]:
+def closing_iterator(events: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """Closes the stream however it is left (read to its end, stopped, failed, or the visitor went away): that is
     what ends the computation behind it."""
     iterator = iter(events)

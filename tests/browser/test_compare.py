@@ -92,7 +92,7 @@ def test_a_chat_reply_opens_here_with_one_click(page: Page) -> None:
     expect(box).to_be_visible(timeout=60_000)
     box.fill("What is <b>water</b>?")
     box.press("Enter")
-    page.locator("#open-in-compare").click(timeout=120_000)
+    page.get_by_role("button", name="Open this reply in Compare").click(timeout=120_000)
     tab = Tab(page)
     expect(page.locator("#compare-prompt textarea")).to_have_value("What is <b>water</b>?")
     expect(page.locator("#truth-source input")).to_have_value("the chat's reply at k=8")

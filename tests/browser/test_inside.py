@@ -136,7 +136,7 @@ def test_a_chat_reply_opens_here(page: Page) -> None:
     box.fill("hi")
     box.press("Enter")
     expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=120_000)
-    page.get_by_role("button", name="Open Inside a token").click()
+    page.get_by_role("button", name="Open this reply in Inside a token").click()
     view = page.locator("#inside")
     expect(view.locator(".in-tokens button", has_text="hi").first).to_be_visible(timeout=30_000)
     assert "hi" in view.get_by_label("Text", exact=True).input_value()
