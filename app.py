@@ -24,7 +24,9 @@ log = logging.getLogger("olmoe_space")
 try:
     settings = from_environment()
     loaded = load(settings)
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend)
+    settings = replace(settings, max_concurrent_chats=min(settings.max_concurrent_chats, loaded.room.slots))
+    backend = settings.backend or ("torch" if settings.on_zero_gpu else None)  # a fork a call has no use for graphs
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, backend, loaded.room)
     info = replace(loaded.info, backend=engine.kernels.name)
     if not settings.on_zero_gpu:  # there the device exists only inside a call
         log.info("k takes effect: another k moves the logits by %.0f %%.", 100 * prove(loaded.model, engine.kernels))

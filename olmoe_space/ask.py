@@ -121,7 +121,7 @@ def _rule(rule: Any, parameter: Any, info: ModelInfo, k_min: int, k_max: int) ->
     found = TokenRule(name, parameter)
     least, most = k_min * info.num_layers, k_max * info.num_layers
     if found.name == LAYER_BUDGET and not least <= found.parameter <= most:
-        raise ValueError(f"A layer-budget is shared out among {info.num_layers} layers, {k_min} to {k_max} experts each: "
+        raise ValueError(f"A layer-budget is for {info.num_layers} layers of {k_min} to {k_max} experts: "
                          f"it must be from {least} to {most}; got {found.parameter:g}.")
     return found
 

@@ -24,7 +24,7 @@ class ModelInfo:
     context_length: int
     norm_topk_prob: bool
     total_params: int
-    dtype: str         # "float32", "bfloat16" or "float16"
+    dtype: str         # "float32", "bfloat16" or "float16", or "int8 weights, bfloat16"
     device: str        # for people: "CPU", "NVIDIA H200"
     backend: str       # how it is computed, e.g. "PyTorch"
     has_chat_template: bool

@@ -71,7 +71,7 @@ def router_analysis(bench: Benchmark, dark: bool = False) -> Figure:
         load.annotate(f"{share:.0%} unused", (k, value), (6, 5), textcoords="offset points", size=8,
                       color=look.muted)
     load.set_ylim(0, max(busiest) * 1.18)
-    load.margins(x=0.12)
+    load.margins(x=0.18)
     _against_k(load, ks, bench.own_k, "tokens of a layer’s busiest expert ÷ the mean", look)
     return figure
 

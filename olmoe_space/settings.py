@@ -10,7 +10,8 @@ from pathlib import Path
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
 HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
-BACKENDS = ("numba", "torch")
+WEIGHTS = ("int8",)
+BACKENDS = ("triton", "numba", "torch")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Settings:
 
     model: str | None = None  # OLMOE_MODEL: hub id or folder; None: by device
     dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
+    weights: str | None = None  # OLMOE_WEIGHTS: one of WEIGHTS; None: as wide as the dtype
     backend: str | None = None  # OLMOE_BACKEND: one of BACKENDS; None: the fastest there is for the model
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
@@ -33,12 +35,16 @@ class Settings:
     max_history_messages: int = 2_000  # messages a history, for the same reason
     max_request_s: float = 120.0       # seconds a reply may take before it is ended with what there is
     max_queue: int = 64                # visitors waiting; beyond it, a clear refusal beats a long wait
+    max_slots: int = 16                # replies decoded at once, Compare's columns each one; memory may allow fewer
     max_concurrent_chats: int = 8      # replies decoded in turn; beyond it each would crawl
     live_updates_per_s: float = 10.0   # pictures a second; more costs tokens and no eye sees it
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"OLMOE_DTYPE must be one of {', '.join(DTYPES)}; got {self.dtype!r}.")
+        if self.weights is not None and self.weights not in WEIGHTS:
+            raise ValueError(f"OLMOE_WEIGHTS must be int8, or unset for weights as wide as OLMOE_DTYPE; "
+                             f"got {self.weights!r}.")
         if self.backend is not None and self.backend not in BACKENDS:
             raise ValueError(f"OLMOE_BACKEND must be one of {', '.join(BACKENDS)}; got {self.backend!r}.")
         if not 0 <= self.port <= 65535:
@@ -54,6 +60,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         model=env.get("OLMOE_MODEL") or None,
         dtype=env.get("OLMOE_DTYPE") or None,
+        weights=env.get("OLMOE_WEIGHTS") or None,
         backend=env.get("OLMOE_BACKEND") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),

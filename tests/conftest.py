@@ -27,8 +27,8 @@ def any_olmoe(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser beside a server on two busy cores now and then loses a race that is no fault of the page: a browser test
-    may fail once and be run again, which the summary shows. No other test may."""
+    """A browser beside a server on two busy cores now and then loses a race that is no fault of the page: a browser
+    test may be run again, which the summary shows. No other test may."""
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=2))

@@ -39,12 +39,10 @@ def main() -> None:
 
 def view_cost() -> dict[str, float]:
     """Decode speed of the bare loop, with events, and with the page's frames drawn from them, in turns."""
-    import torch
-
     from olmoe_space.ask import request_from_fields
     from olmoe_space.conversation import encode
     from olmoe_space.engine.engine import Engine
-    from olmoe_space.lab.benchmark import _untraced
+    from olmoe_space.lab.benchmark import bare
     from olmoe_space.model.loader import load
     from olmoe_space.settings import EMBEDDED_MODEL, Settings
     from olmoe_space.ui.live_view import LiveFrames
@@ -56,8 +54,7 @@ def view_cost() -> dict[str, float]:
     question = request_from_fields("Tell me a long story. " * 25, info=loaded.info, settings=settings, temperature=0,
                                    max_new_tokens=NEW_TOKENS, seed=0)
 
-    ids = torch.tensor([encode(loaded.tokenizer, question.request.messages, loaded.info.context_length,
-                               NEW_TOKENS).token_ids])
+    prompt = encode(loaded.tokenizer, question.request.messages, loaded.info.context_length, NEW_TOKENS).token_ids
 
     def streamed(draw: bool) -> float:
         frames, first = LiveFrames(loaded.info, None), 0.0
@@ -70,7 +67,7 @@ def view_cost() -> dict[str, float]:
 
     times: dict[str, list[float]] = {"bare": [], "events": [], "view": []}
     for _ in range(REPEATS + 1):
-        times["bare"].append(_untraced(loaded.model, ids, loaded.info.default_k, NEW_TOKENS))
+        times["bare"].append(bare(engine, question.request, prompt))
         times["events"].append(streamed(draw=False))
         times["view"].append(streamed(draw=True))
     bare, events, view = (median(t[1:]) for t in times.values())

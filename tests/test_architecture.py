@@ -15,7 +15,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
-         "answer", "walk", "comparison", "truth", "survey", "performance"}
+         "answer", "walk", "comparison", "truth", "race", "survey", "performance"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -29,6 +29,7 @@ OURS: dict[str, set[str]] = {
     "model_info": set(),
     "comparison": set(),  # what measurements hand out, as events are what the engine does
     "truth": set(),
+    "race": {"rules"},
     "survey": set(),
     "performance": set(),
     "conversation": {"request"},
@@ -39,7 +40,7 @@ OURS: dict[str, set[str]] = {
     "model": {"settings", "request", "model_info"},
     "engine": {"request", "rules", "events", "conversation", "model"},
     "lab": {"request", "rules", "events", "trace", "walk", "adaptive", "ask", "model_info", "conversation", "model",
-            "engine", "comparison", "truth", "survey", "performance"},
+            "engine", "comparison", "truth", "race", "survey", "performance"},
     "plots": set(),
     "expert_plots": {"plots"},
     "performance_plots": {"plots", "performance"},
@@ -58,11 +59,12 @@ OTHERS: dict[str, set[str]] = {
     "trace": {"numpy"},
     "comparison": {"numpy"},
     "truth": {"numpy"},
+    "race": {"numpy"},
     "survey": {"numpy"},
     "performance": {"numpy"},
     "walk": {"numpy"},
     "model": {"torch", "transformers", "safetensors"},
-    "engine": {"torch", "numpy", "tokenizers", "numba", "llvmlite"},  # llvmlite: what numba compiles with
+    "engine": {"torch", "numpy", "tokenizers", "triton", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
     "expert_plots": {"numpy", "matplotlib"},

@@ -54,7 +54,7 @@ def test_partings_by_hand() -> None:
 
 
 def test_experts_that_only_one_used() -> None:
-    first, second = np.array([[3, 1], [0, 2]]), np.array([[1, 4, 5], [2, 0, 3]])
+    first, second = ((3, 1), (0, 2)), ((1, 4, 5), (2, 0, 3))
     assert only_one_used(first, second) == ([[3], []], [[4, 5], [3]])
 
 

@@ -48,7 +48,7 @@ class Jobs:
 
     def differences(self, prompt: list[int], replies: list[list[int]], policies: list[Any]) -> Iterator[Any]:
         yield Difference(1, (0, 1), np.array([5, 6]), ("x", HOSTILE), (False, False), np.array([[.7, .3], [.4, .6]]),
-                         (0, 1), (np.zeros((2, 1), np.uint8), np.ones((2, 3), np.uint8)))
+                         (0, 1), (((0,), (0,)), ((1, 1, 1), (1, 1))))
         yield Speed(8, 50.0)
 
     def truth_meter(self, prompt: Any, reply: Any, ks: list[int], weightings: Any) -> Iterator[Any]:

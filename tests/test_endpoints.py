@@ -35,7 +35,7 @@ def test_both_endpoints_are_documented_with_types(client: Client) -> None:
     assert set(api) == {"/generate", "/choose_experts"}
     parameters = {p["parameter_name"]: p for p in api["/generate"]["parameters"]}
     assert list(parameters) == ["message", "history", "mode", "num_experts_per_tok", "k_min", "k_max", "weighting",
-                                "system_prompt", "temperature", "top_p", "max_new_tokens", "seed"]
+                                "system_prompt", "temperature", "top_p", "max_new_tokens", "seed", "rule", "parameter"]
     assert not parameters["message"]["parameter_has_default"]
     assert all(p["parameter_has_default"] for name, p in parameters.items() if name != "message")
     assert parameters["num_experts_per_tok"]["python_type"]["type"] == "int"
@@ -89,7 +89,7 @@ def test_a_fresh_seed_is_asked_for(client: Client, scripted: ScriptedServer, see
     ({"message": "please refuse this"}, "2,000 tokens"),
     ({"history": "hello"}, "history must be a list"),
     ({"history": [{"role": "user"}]}, "History entry 1"),
-    ({"mode": "clever"}, "fixed or adaptive"),
+    ({"mode": "clever"}, "fixed, adaptive or per-token"),
     ({"num_experts_per_tok": 0}, "from 1 to 64"),
     ({"num_experts_per_tok": 65}, "from 1 to 64"),
     ({"num_experts_per_tok": 3.5}, "whole number"),

@@ -24,7 +24,7 @@ def test_the_program(server):
     source = block("From a program", "python")
     assert source.count("http://127.0.0.1:7860") == 1
     run = subprocess.run([sys.executable, "-c", source.replace("http://127.0.0.1:7860", server.url)],
-                         capture_output=True, text=True, timeout=200)
+                         capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
     assert re.search(r" 16 (stop|length)$", run.stdout, flags=re.MULTILINE), run.stdout
 
@@ -43,6 +43,6 @@ SHELL = [line for line in block("From a shell", "sh").splitlines() if "benchmark
 def test_the_shell(command, olmoe_tiny_folder):
     python, *arguments = shlex.split(command)
     assert python == ".venv/bin/python"
-    run = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1])

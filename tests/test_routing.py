@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from olmoe_space.engine.cache import KeyValueCache
-from olmoe_space.engine.experts import _all, _by_expert, _gathered, grouped_mm_by_loop
+from olmoe_space.engine.experts import _all, _by_expert, _gathered, grouped_by_loop
 from olmoe_space.engine.forward import StepOutput, forward
 from olmoe_space.engine.routing import Selected, row_routing, select_experts
 from olmoe_space.model.structure import weights_of
@@ -69,7 +69,7 @@ def test_the_three_ways_to_mix_experts_agree(plain_olmoe: Any, k: int) -> None:
 def test_the_loop_for_old_gpus_is_the_grouped_product() -> None:
     rows, matrices = torch.randn(10, 16), torch.randn(4, 16, 8)
     ends = torch.tensor([3, 3, 9, 10], dtype=torch.int32)
-    torch.testing.assert_close(grouped_mm_by_loop(rows, matrices, offs=ends),
+    torch.testing.assert_close(grouped_by_loop(rows, matrices.transpose(1, 2), ends),
                                torch.nn.functional.grouped_mm(rows, matrices, offs=ends))
 
 

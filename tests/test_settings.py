@@ -17,16 +17,17 @@ def test_nothing_set_is_this_machine_alone():
 
 
 def test_every_variable_arrives():
-    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "OLMOE_BACKEND": "torch",
-                                 "PORT": "8000", "GRADIO_SERVER_NAME": "192.0.2.1", "SPACE_ID": "me/olmoe",
-                                 "SPACES_ZERO_GPU": "true"})
-    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", backend="torch", port=8000, host="192.0.2.1",
+    settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "OLMOE_WEIGHTS": "int8",
+                                 "OLMOE_BACKEND": "torch", "PORT": "8000", "GRADIO_SERVER_NAME": "192.0.2.1",
+                                 "SPACE_ID": "me/olmoe", "SPACES_ZERO_GPU": "true"})
+    assert settings == Settings(model="/models/olmoe", dtype="bfloat16", weights="int8", backend="torch", port=8000,
+                                host="192.0.2.1",
                                 on_space=True, on_zero_gpu=True)
 
 
 def test_empty_variables_are_as_good_as_none():
-    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_BACKEND", "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT",
-             "SPACE_ID")
+    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_WEIGHTS", "OLMOE_BACKEND",
+             "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
     assert from_environment(dict.fromkeys(names, "")) == Settings()
 
 
@@ -63,6 +64,12 @@ def test_every_backend_that_may_be_asked_for_is_there():
     from olmoe_space.engine.backend import BUILDERS
     assert set(BACKENDS) == set(BUILDERS)
     assert all(from_environment({"OLMOE_BACKEND": good}).backend == good for good in BACKENDS)
+
+
+@pytest.mark.parametrize("weights", ["int4", "INT8", "bfloat16"])
+def test_other_weights_than_8_bits_are_refused(weights):
+    with pytest.raises(ValueError, match="^OLMOE_WEIGHTS must be int8, or unset"):
+        from_environment({"OLMOE_WEIGHTS": weights})
 
 
 def test_settings_cannot_be_changed():

@@ -80,7 +80,7 @@ def test_pieces_do_not_change_the_sum(plain_olmoe: Any, tokenizer: Any, monkeypa
     whole = scores_of(plain_olmoe, tokenizer, ks=(16,), speed=False)
     monkeypatch.setattr(teacher_forced, "CHUNK", 7)
     for a, b in zip(whole, scores_of(plain_olmoe, tokenizer, ks=(16,), speed=False), strict=True):
-        np.testing.assert_allclose(a.nll, b.nll, atol=1e-5)
+        np.testing.assert_allclose(a.nll, b.nll, rtol=1e-5)  # sums of float32 in another order
 
 
 def test_results_pickle_and_speed_comes_last(plain_olmoe: Any, tokenizer: Any) -> None:
@@ -151,7 +151,7 @@ def test_quality_from_the_shell(random_model_folder: Path, tmp_path: Path, capsy
 
 def test_quality_interrupted_keeps_what_it_has(random_model_folder: Path, capsys: pytest.CaptureFixture[str],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    import olmoe_space.__main__ as shell
+    import olmoe_space.shell.quality as shell
 
     def interrupted(*_: Any) -> Any:
         yield 1, [score(8, 2.0), score(4, 2.5)]
@@ -160,7 +160,7 @@ def test_quality_interrupted_keeps_what_it_has(random_model_folder: Path, capsys
     monkeypatch.setattr(shell, "quality", interrupted)
     assert main(["--model", str(random_model_folder), "quality", "--k", "4"]) == 130
     said = capsys.readouterr()
-    assert "stopped after 1 of 8 texts" in said.err and "costs +0.50 nats a token" in said.out
+    assert "stopped" in said.err and "1 of 8 texts" in said.err and "costs +0.50 nats a token" in said.out
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

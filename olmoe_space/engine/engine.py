@@ -18,6 +18,7 @@ from tokenizers.decoders import DecodeStream
 
 from ..conversation import Prompt, encode
 from ..events import Event, Finished, FinishReason, Prefilled, Started, Token
+from ..model.memory import Room
 from ..request import GenerationRequest
 from .backend import choose_kernels
 from .batching import Batcher
@@ -48,14 +49,14 @@ class Engine:
     """Generates with one loaded model. Thread-safe; any number of streams may be open."""
 
     def __init__(self, model: Any, tokenizer: Any, max_request_s: float = float("inf"),
-                 backend: str | None = None) -> None:
+                 backend: str | None = None, room: Room | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_request_s = max_request_s
-        self.context_length: int = model.config.max_position_embeddings
+        self.context_length: int = room.context if room else model.config.max_position_embeddings
         self._stop_ids = _stop_ids(model)
         self._lock = FairLock()
-        self.kernels = choose_kernels(model, backend)
+        self.kernels = choose_kernels(model, backend, room)
         every_policy = PyTorchKernels(model)  # computes what faster kernels do not
         self._batchers = {kernels: Batcher(kernels, self._lock) for kernels in (self.kernels, every_policy)}
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.int8 import linear
 from ..model.structure import LayerWeights, OlmoeWeights
 from .cache import KeyValueCache
 from .experts import mix_experts
@@ -88,7 +89,7 @@ def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, row
     cache.advance(rows, new)
     x = rms_norm(x if all_logits else x[:, -1:], weights.final_norm, weights.norm_eps)
     watch("final_norm", -1, x)
-    return StepOutput(F.linear(x, weights.lm_head).float(), torch.stack(router_logits, 2).float(),
+    return StepOutput(linear(x, weights.lm_head).float(), torch.stack(router_logits, 2).float(),
                       torch.stack(selected, 2).to(torch.uint8), torch.stack(applied, 2).float(),
                       torch.stack(active, 2).to(torch.uint8))
 
@@ -105,9 +106,9 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
                mask: Tensor | None, cache: KeyValueCache, index: int, rows: list[int], watch: Watch) -> Tensor:
     """[B, N, H] -> [B, N, H]"""
     batch, new, _ = x.shape
-    q = rms_norm(F.linear(x, layer.q_proj, layer.q_bias), layer.q_norm, weights.norm_eps)
-    k = rms_norm(F.linear(x, layer.k_proj, layer.k_bias), layer.k_norm, weights.norm_eps)
-    v = F.linear(x, layer.v_proj, layer.v_bias)
+    q = rms_norm(linear(x, layer.q_proj, layer.q_bias), layer.q_norm, weights.norm_eps)
+    k = rms_norm(linear(x, layer.k_proj, layer.k_bias), layer.k_norm, weights.norm_eps)
+    v = linear(x, layer.v_proj, layer.v_bias)
     if weights.clip_qkv is not None:
         q, k, v = (t.clamp(-weights.clip_qkv, weights.clip_qkv) for t in (q, k, v))
     q = _rotate(q.view(batch, new, weights.num_heads, -1).transpose(1, 2), *turn)  # [B, A, N, D]
@@ -118,7 +119,7 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
     watch("keys", index, k)
     watch("values", index, v)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=weights.num_heads != weights.num_kv_heads)
-    return F.linear(out.transpose(1, 2).reshape(batch, new, -1), layer.o_proj, layer.o_bias)
+    return linear(out.transpose(1, 2).reshape(batch, new, -1), layer.o_proj, layer.o_bias)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

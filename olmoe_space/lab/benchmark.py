@@ -1,79 +1,323 @@
-"""Speed of our decode loop against `generate` of stock transformers, measured in one run on one machine.
+"""Speed of the engine, as the page uses it, against stock transformers and against what memory allows: one run, one
+machine.
 
-Both are warmed up, repeated in turns (so that a noisy machine is noisy for both), and told by their medians.
-Decode counts the steps after the first token; prefill is one forward over the prompt with the head on its last token.
+Everything is warmed up, repeated in turns (so that a noisy machine is noisy for all) and told by its median. Ours is
+measured where its events arrive: from the moment when every row of a batch has its first token until the first row
+has its last. Stock likewise, from its first token to its last.
+
+Nothing here knows the command line; `benchmark` yields a record after each measurement, so that a run that is stopped
+keeps what it has.
 """
 
 from __future__ import annotations
 
 import platform
-import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from itertools import cycle, islice
+from statistics import mean, median
 from typing import Any
 
 import torch
 
 from ..conversation import encode
-from ..engine.cache import KeyValueCache
-from ..engine.engine import Engine
-from ..engine.forward import forward
-from ..engine.routing import row_routing
-from ..events import Finished
+from ..engine.engine import PREFILL_CHUNK, Engine
+from ..engine.kernels import LaneRequest
+from ..events import Event, Prefilled, Token
+from ..model.memory import peak_bytes, reset_peak
 from ..model.structure import weights_of
 from ..model_info import ModelInfo
 from ..request import GenerationRequest, Message, RoutingPolicy, SamplingParams
-from .stock import stock_at
+from .limits import bytes_per_step, now
+from .quality import HELD_OUT, read_texts
+from .stock import Recipe, decode_seconds, prefill_seconds
 
-PROMPT_TOKENS = 128
-PREFILL_TOKENS = 256
+PROMPT_TOKENS = 128  # before what is decoded
+MIXED = (4, 8, 16, 32)  # the k of a mixed batch's rows, in turn
+
+Say = Callable[[str], None]
+"""Told, in a few words, what is being measured now."""
 
 
-def benchmark(model: Any, tokenizer: Any, info: ModelInfo, ks: Sequence[int], new_tokens: int,
-              repeats: int) -> dict[str, Any]:
-    """Prints a table to stderr and returns the figures: tokens a second, seconds, ratios, hardware."""
-    engine = Engine(model, tokenizer)
+@dataclass(frozen=True)
+class Plan:
+    ks: tuple[int, ...]
+    batches: tuple[int, ...]
+    prefill: tuple[int, ...]  # prompt lengths in tokens
+    chats: int  # at once, from as many threads
+    new_tokens: int
+    repeats: int
+    recipes: tuple[Recipe, ...]  # of stock generate; none: stock is left out
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 3:
+            raise ValueError(f"--new-tokens must be at least 3, to have steps between the first and the last token; "
+                             f"got {self.new_tokens}.")
+        for name in ("ks", "batches", "prefill", "chats", "repeats"):
+            value = getattr(self, name)
+            if any(v < 1 for v in (value if isinstance(value, tuple) else [value])):
+                raise ValueError(f"--{name.removesuffix('es').removesuffix('s')} must be at least 1; got {value}.")
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Tokens a second of all rows together. context: tokens in a row's cache, the mean over the steps measured."""
+
+    weights: str  # as ModelInfo.dtype says it
+    batch: int
+    k: int | None  # None: rows of mixed k
+    context: float
+    tokens_per_s: float
+    experts_touched: float  # a step, summed over layers
+    bytes_per_step: float
+    limit_tokens_per_s: float
+    stock_tokens_per_s: dict[str, float]  # by recipe
+    stock_first_token_s: dict[str, float]
+    peak_bytes: int  # of device memory while ours ran; on a CPU of the process
+
+    @property
+    def share_of_limit(self) -> float:
+        return self.tokens_per_s / self.limit_tokens_per_s
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """seconds: until the whole prompt has gone through. first_token_s: until the first token of the reply is told."""
+
+    tokens: int
+    k: int
+    seconds: float
+    first_token_s: float
+    stock_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """The engine with its events against the steps of its kernels alone: what it costs that somebody watches."""
+
+    k: int
+    tokens_per_s: float
+    kernels_tokens_per_s: float
+
+    @property
+    def cost(self) -> float:
+        return 1 - self.tokens_per_s / self.kernels_tokens_per_s
+
+
+@dataclass(frozen=True)
+class Chats:
+    """So many streams open at once, each in a thread of its own as the page has them."""
+
+    chats: int
+    k: int
+    tokens_per_s: float
+    one_tokens_per_s: float
+
+
+Record = Decode | Prefill | Tracing | Chats
+
+
+def benchmark(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say: Say) -> Iterator[Record]:
+    """The plan's measurements, one after the other. bandwidth: bytes a second of this device.
+
+    Has the engine to itself: stock runs on the same weights. Raises ValueError for a k that the model cannot have.
+    """
+    bench = _Bench(engine, info, plan, bandwidth, say)
+    yield from decode(engine, info, plan, bandwidth, say)
+    for tokens in plan.prefill:
+        if tokens + 1 <= info.context_length:
+            yield bench.prefill(tokens)
+    yield bench.tracing()
+    if plan.chats > 1:
+        yield bench.chats_at_once()
+
+
+def decode(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say: Say) -> Iterator[Decode]:
+    """The part of `benchmark` that decodes: every batch at every k, and those of several rows with mixed k."""
+    for k in plan.ks:
+        if k > info.num_experts:
+            raise ValueError(f"Active experts (k) must be from 1 to {info.num_experts}; got {k}.")
     engine._stop_ids = frozenset()  # so that every repeat decodes the same number of tokens
-    request = GenerationRequest((Message("user", "word " * (PROMPT_TOKENS - 12)),), SamplingParams(0, 1, new_tokens, 0))
-    prompt = encode(tokenizer, request.messages, info.context_length, new_tokens).token_ids
-    ids = torch.tensor([prompt], device=model.device)  # all three decode the same text, with the same experts
-    rows = []
-    for k in ks:
-        times = in_turns({
-            "ours": partial(_ours, engine, replace(request, routing=RoutingPolicy(k))),
-            "untraced": partial(_untraced, model, ids, k, new_tokens),
-            "stock": partial(_stock, model, ids, k, new_tokens),
-        }, repeats, f"decode at k={k}")
-        rate = {name: 1 / t for name, t in times.items()}
-        rows.append({"k": k, "tokens_per_s": rate["ours"], "stock_tokens_per_s": rate["stock"],
-                     "ratio": rate["ours"] / rate["stock"], "tracing_cost": 1 - rate["ours"] / rate["untraced"]})
-        _say(f"decode k={k:>2}: ours {rate['ours']:.1f} tok/s, stock generate {rate['stock']:.1f}, "
-             f"ratio {rows[-1]['ratio']:.2f}; events and traces cost {100 * rows[-1]['tracing_cost']:.1f} %")
-    long = _ids(model, PREFILL_TOKENS)
-    prefill = in_turns({"ours": partial(_prefill, model, long), "stock": partial(_stock_prefill, model, long)},
-                       repeats, "prefill")
-    _say(f"prefill of {PREFILL_TOKENS} tokens at k={info.default_k}: ours {1000 * prefill['ours']:.0f} ms, "
-         f"stock {1000 * prefill['stock']:.0f} ms")
-    return {"model": info.name, "dtype": info.dtype, "hardware": hardware(info), "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__, "prompt_tokens": len(prompt), "new_tokens": new_tokens, "repeats": repeats,
-            "decode": rows, "prefill": {"tokens": PREFILL_TOKENS, "k": info.default_k, "seconds": prefill["ours"],
-                                        "stock_seconds": prefill["stock"],
-                                        "ratio": prefill["stock"] / prefill["ours"]}}
+    bench = _Bench(engine, info, plan, bandwidth, say)
+    for batch in plan.batches:
+        for k in plan.ks:
+            yield bench.decode(batch, [k])
+        if batch > 1:
+            yield bench.decode(batch, [k for k in MIXED if k <= info.num_experts])
 
 
-def in_turns(contestants: dict[str, Callable[[], float]], repeats: int, what: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Bench:
+    engine: Engine
+    info: ModelInfo
+    plan: Plan
+    bandwidth: float
+    say: Say
+
+    @property
+    def model(self) -> Any:
+        return self.engine.model
+
+    def decode(self, batch: int, ks: Sequence[int]) -> Decode:
+        requests = [self.request(row, PROMPT_TOKENS, k, self.plan.new_tokens)
+                    for row, k in enumerate(islice(cycle(ks), batch))]
+        last: list[_Run] = []
+        peaks: list[int] = []
+
+        def ours() -> float:
+            reset_peak(self.model.device)
+            last[:] = [_Run(self.engine.stream_together(requests), len(requests))]
+            peaks.append(peak_bytes(self.model.device))
+            return last[0].seconds_per_token
+
+        same_k = len(set(ks)) == 1
+        first_token: dict[str, list[float]] = {recipe.name: [] for recipe in self.plan.recipes if same_k}
+
+        def stock(recipe: Recipe) -> float:
+            first, step = decode_seconds(self.model, self.rectangle(requests), ks[0], self.plan.new_tokens, recipe)
+            first_token[recipe.name].append(first)
+            return step / batch
+
+        contestants: dict[str, Callable[[], float]] = {"ours": ours}
+        if same_k:
+            contestants |= {recipe.name: partial(stock, recipe) for recipe in self.plan.recipes}
+        what = f"decode, batch {batch}, " + (f"k={ks[0]}" if same_k else "mixed k")
+        seconds = in_turns(contestants, self.plan.repeats, what, self.say)
+        run = last[0]
+        context = mean(len(self.ids(r)) for r in requests) + self.plan.new_tokens / 2
+        size = bytes_per_step(weights_of(self.model), run.experts_touched, round(batch * context))
+        return Decode(self.info.dtype, batch, ks[0] if same_k else None, context, 1 / seconds["ours"],
+                      run.experts_touched, size, batch * self.bandwidth / size,
+                      {name: 1 / seconds[name] for name in first_token},
+                      {name: median(times[1:]) for name, times in first_token.items()}, max(peaks))
+
+    def prefill(self, tokens: int) -> Prefill:
+        request = self.request(0, min(tokens, self.info.context_length - 1), self.info.default_k, 1)
+        ids = torch.tensor([self.ids(request)], device=self.model.device)
+        first: list[float] = []
+
+        def ours() -> float:
+            began, filled = now(self.model.device), 0.0
+            for event in self.engine.stream(request):
+                if isinstance(event, Prefilled):
+                    filled = now(self.model.device) - began
+                elif isinstance(event, Token):
+                    first.append(time.perf_counter() - began)
+            return filled
+
+        contestants: dict[str, Callable[[], float]] = {"ours": ours}
+        if self.plan.recipes:
+            contestants["stock"] = partial(prefill_seconds, self.model, ids, self.info.default_k)
+        seconds = in_turns(contestants, self.plan.repeats, f"prefill of {ids.shape[1]} tokens", self.say)
+        return Prefill(ids.shape[1], self.info.default_k, seconds["ours"], median(first[1:]), seconds.get("stock"))
+
+    def tracing(self) -> Tracing:
+        k = self.info.default_k
+        request = self.request(0, PROMPT_TOKENS, k, self.plan.new_tokens)
+        seconds = in_turns({"events": lambda: _Run(self.engine.stream_together([request]), 1).seconds_per_token,
+                            "kernels alone": partial(bare, self.engine, request, self.ids(request))},
+                           self.plan.repeats, "tracing", self.say)
+        return Tracing(k, 1 / seconds["events"], 1 / seconds["kernels alone"])
+
+    def chats_at_once(self) -> Chats:
+        k, chats = self.info.default_k, self.plan.chats
+        requests = [self.request(row, PROMPT_TOKENS, k, self.plan.new_tokens) for row in range(chats)]
+        seconds = in_turns({f"{chats} chats": lambda: _threads(self.engine, requests),
+                            "one": lambda: _threads(self.engine, requests[:1])},
+                           self.plan.repeats, f"{chats} chats at once", self.say)
+        return Chats(chats, k, 1 / seconds[f"{chats} chats"], 1 / seconds["one"])
+
+    def request(self, row: int, tokens: int, k: int, new_tokens: int) -> GenerationRequest:
+        """A greedy request whose prompt has about so many tokens, template included; each row has its own text."""
+        tokenizer = self.engine.tokenizer
+        texts = read_texts([HELD_OUT])
+        text = " ".join(texts[row % len(texts):] + texts[:row % len(texts)])
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        sampling, routing = SamplingParams(0, 1, new_tokens, 0), RoutingPolicy(k)
+        template = len(encode(tokenizer, (Message("user", "a"),), self.info.context_length, 1).token_ids) - 1
+        words = list(islice(cycle(ids), row, row + max(1, tokens - template)))
+        return GenerationRequest((Message("user", tokenizer.decode(words)),), sampling, routing)
+
+    def ids(self, request: GenerationRequest) -> tuple[int, ...]:
+        return encode(self.engine.tokenizer, request.messages, self.info.context_length,
+                      request.sampling.max_new_tokens).token_ids
+
+    def rectangle(self, requests: Sequence[GenerationRequest]) -> torch.Tensor:
+        """The requests' prompts cut to the shortest, since stock pads: int64 [B, N]."""
+        prompts = [self.ids(r) for r in requests]
+        shortest = min(len(p) for p in prompts)
+        return torch.tensor([p[-shortest:] for p in prompts], device=self.model.device)
+
+
+class _Run:
+    """A batch streamed to its end: seconds a token while every row decodes, and the experts that its steps touched."""
+
+    def __init__(self, events: Iterator[tuple[int, Event]], rows: int) -> None:
+        arrivals: list[tuple[int, float]] = []
+        chosen: list[list[Any]] = [[] for _ in range(rows)]  # a row, a step: uint8 [L, K]
+        for row, event in events:
+            if isinstance(event, Token):
+                arrivals.append((row, time.perf_counter()))
+                chosen[row].append(event.routing.selected_experts[0])
+        self.seconds_per_token = _together(arrivals, rows)
+        self.experts_touched = mean(
+            sum(len(set().union(*(layer.tolist() for layer in layers))) for layers in zip(*step, strict=True))
+            for step in zip(*chosen, strict=False))
+
+
+def _together(arrivals: Sequence[tuple[int, float]], rows: int) -> float:
+    """(row, seconds) of each token -> seconds a token between the last row's first and the first row's last token."""
+    begins = max(next(at for row, at in arrivals if row == r) for r in range(rows))
+    ends = min(next(at for row, at in reversed(arrivals) if row == r) for r in range(rows))
+    within = sum(begins < at <= ends for _, at in arrivals)
+    if not within:
+        raise ValueError("The rows of this batch never decoded together; measure more new tokens (--new-tokens).")
+    return (ends - begins) / within
+
+
+def _threads(engine: Engine, requests: Sequence[GenerationRequest]) -> float:
+    """Seconds a token of all streams together, each read by its own thread, while all of them decode."""
+    arrivals: list[tuple[int, float]] = []
+
+    def read(row: int) -> None:
+        for event in engine.stream(requests[row]):
+            if isinstance(event, Token):
+                arrivals.append((row, time.perf_counter()))
+
+    threads = [threading.Thread(target=read, args=(row,), daemon=True) for row in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _together(sorted(arrivals, key=lambda arrival: arrival[1]), len(requests))
+
+
+def bare(engine: Engine, request: GenerationRequest, prompt: Sequence[int]) -> float:
+    """Seconds a token of the engine's kernels alone: their steps, with no events made of them."""
+    kernels, new_tokens = engine.kernels, request.sampling.max_new_tokens
+    with engine.turn, kernels.lanes([LaneRequest(len(prompt) + new_tokens, request.routing, request.sampling, 0)]) \
+            as [lane]:
+        for start in range(0, len(prompt), PREFILL_CHUNK):
+            kernels.prefill(lane, prompt[start:start + PREFILL_CHUNK])
+        kernels.step([lane], frozenset())
+        began = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            kernels.step([lane], frozenset())
+        return (time.perf_counter() - began) / (new_tokens - 1)
+
+
+def in_turns(contestants: dict[str, Callable[[], float]], repeats: int, what: str, say: Say) -> dict[str, float]:
     """Medians of what each contestant returns, after one warm-up each, run alternately."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(-1, repeats):
         for name, run in contestants.items():
-            _say(f"\r{what}: {'warm-up' if turn < 0 else f'repeat {turn + 1} of {repeats}'}, {name}   ", end="")
+            say(f"{what}: {'warm-up' if turn < 0 else f'repeat {turn + 1} of {repeats}'}, {name}")
             seconds = run()
             if turn >= 0:
                 times[name].append(seconds)
-    _say("\r" + " " * 60 + "\r", end="")
     return {name: median(values) for name, values in times.items()}
 
 
@@ -82,66 +326,3 @@ def hardware(info: ModelInfo) -> str:
     if info.device != "CPU":
         return info.device
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
-
-
-def _ours(engine: Engine, request: GenerationRequest) -> float:
-    """Seconds a decoded token of the engine as the page uses it: events with their traces."""
-    *_, last = engine.stream(request)
-    assert isinstance(last, Finished)
-    return last.decode_s / (last.new_tokens - 1)
-
-
-def _untraced(model: Any, ids: torch.Tensor, k: int, new_tokens: int) -> float:
-    """Seconds a token of the bare loop: forward and argmax, nothing brought out."""
-    weights = weights_of(model)
-    routing = row_routing([RoutingPolicy(k)], weights.num_experts, weights.device)
-    cache = KeyValueCache(weights, 1, ids.shape[1] + new_tokens)
-    token = forward(weights, ids, cache, [0], routing).logits[0, -1].argmax()
-    began = _now(model)
-    for _ in range(new_tokens - 1):
-        token = forward(weights, token.view(1, 1), cache, [0], routing).logits[0, -1].argmax()
-    return (_now(model) - began) / (new_tokens - 1)
-
-
-def _stock(model: Any, ids: torch.Tensor, k: int, new_tokens: int) -> float:
-    """Seconds a token of `generate`: a long run less a run of one token, which is the prefill."""
-
-    def run(tokens: int) -> float:
-        began = _now(model)
-        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
-                       do_sample=False)
-        return _now(model) - began
-
-    with stock_at(model, k):
-        first = run(1)
-        return (run(new_tokens) - first) / (new_tokens - 1)
-
-
-def _prefill(model: Any, ids: torch.Tensor) -> float:
-    weights = weights_of(model)
-    began = _now(model)
-    forward(weights, ids, KeyValueCache(weights, 1, ids.shape[1]), [0],
-            row_routing([RoutingPolicy(weights.default_k)], weights.num_experts, weights.device))
-    return _now(model) - began
-
-
-@torch.inference_mode()
-def _stock_prefill(model: Any, ids: torch.Tensor) -> float:
-    began = _now(model)
-    model(ids, use_cache=True, logits_to_keep=1)
-    return _now(model) - began
-
-
-def _ids(model: Any, tokens: int) -> torch.Tensor:
-    """Arbitrary tokens, the same every time, spread over the vocabulary."""
-    return (torch.arange(tokens, device=model.device).view(1, -1) * 37 + 100) % model.config.vocab_size
-
-
-def _now(model: Any) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _say(text: str, end: str = "\n") -> None:
-    print(text, end=end, file=sys.stderr, flush=True)

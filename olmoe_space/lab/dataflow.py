@@ -23,6 +23,7 @@ from ..engine.engine import Engine, token_texts
 from ..engine.experts import expert_outputs
 from ..engine.forward import StepOutput, forward, rms_norm
 from ..engine.routing import row_routing
+from ..model.int8 import linear, plain
 from ..model.structure import LayerWeights, OlmoeWeights, weights_of
 from ..request import RoutingPolicy
 from ..walk import MAX_TOKENS, Check, ExpertWork, LayerWalk, Selection, Shape, Vector, Walk
@@ -90,9 +91,10 @@ def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
 
 def attention_sum(weights: Tensor, values: Tensor, layer: LayerWeights) -> Tensor:
     """weights [A, T] over values [G, T, D], then the output projection: float32 [H]."""
+    matrix = plain(layer.o_proj, values.dtype).float()
     values = values.float().repeat_interleave(weights.shape[0] // values.shape[0], 0)
     heads = torch.einsum("at,atd->ad", weights, values)
-    return F.linear(heads.flatten(), layer.o_proj.float(), None if layer.o_bias is None else layer.o_bias.float())
+    return F.linear(heads.flatten(), matrix, None if layer.o_bias is None else layer.o_bias.float())
 
 
 def selection_at(probabilities: np.ndarray, k: int) -> Selection:
@@ -223,7 +225,7 @@ class _Teller:
     def checks(self) -> tuple[Check, ...]:
         """After the last layer: the largest error of each kind over all layers, and that of the logits."""
         final = rms_norm(self.stream.to(self.weights.dtype), self.weights.final_norm, self.weights.norm_eps)
-        self._compare("logits", F.linear(final, self.weights.lm_head), self.step.logits[0, self.token])
+        self._compare("logits", linear(final, self.weights.lm_head), self.step.logits[0, self.token])
         tolerance = TOLERANCE[self.weights.dtype]
         return tuple(Check(name, max(errors), tolerance) for name, errors in self.errors.items())
 

@@ -20,6 +20,7 @@ from .compare import differences
 from .dataflow import inside
 from .layer_budget import settled_request
 from .performance import machine, speed_at_k
+from .race import race, race_text
 from .reading import read_sample, survey_reply, survey_texts
 from .specialisation import studies
 from .truth_meter import truth_meter
@@ -53,6 +54,11 @@ def _replies_seconds(requests: Sequence[GenerationRequest]) -> int:
     return max(_reply_seconds(r) for r in requests)
 
 
+def _race_seconds(*_: Any) -> int:
+    """Some thirty forwards over tokens that are known, and one over the calibration text."""
+    return 4 * LOAD_S
+
+
 def _measurement_seconds(*_: Any) -> int:
     """Forwards over tokens that are known: seconds, however long the text."""
     return 2 * LOAD_S
@@ -77,6 +83,8 @@ JOBS: dict[str, Job] = {
     "inside": Job(inside, _one_forward_seconds),
     "differences": Job(differences, _measurement_seconds),
     "truth_meter": Job(truth_meter, _measurement_seconds),
+    "race": Job(race, _race_seconds),
+    "race_text": Job(race_text, _race_seconds),
     "machine": Job(machine, _one_forward_seconds),
     "speed_at_k": Job(speed_at_k, _speed_seconds),
     "claims": Job(check_claims, _measurement_seconds),

@@ -25,9 +25,9 @@ def bytes_per_step(weights: OlmoeWeights, experts_touched: float, context_tokens
     norms, one row of the embedding a token, activations.
     """
     layers = weights.layers
-    always = sum(_bytes(t) for layer in layers for t in (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj,
-                                                         layer.router)) + _bytes(weights.lm_head)
-    expert = (_bytes(layers[0].gate_up_proj) + _bytes(layers[0].down_proj)) / weights.num_experts
+    always = sum(t.nbytes for layer in layers for t in (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj,
+                                                         layer.router)) + weights.lm_head.nbytes
+    expert = (layers[0].gate_up_proj.nbytes + layers[0].down_proj.nbytes) / weights.num_experts
     return always + experts_touched * expert + context_tokens * cache_bytes_per_token(weights)
 
 
@@ -39,10 +39,6 @@ def bytes_per_token(weights: OlmoeWeights, k: int, context_tokens: int) -> float
 def cache_bytes_per_token(weights: OlmoeWeights) -> int:
     """Keys and values of one token, all layers."""
     return 2 * len(weights.layers) * weights.num_kv_heads * weights.head_dim * weights.dtype.itemsize
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def copy_bandwidth(device: torch.device | str) -> float:

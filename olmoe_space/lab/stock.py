@@ -4,7 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
+
+from .limits import now
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to run stock `generate`. compile_s: what it costs before the first token, in words."""
+
+    name: str
+    compile_cost: str
+    experts: str | None = None  # the experts implementation, or None for what the model has
+    options: dict[str, Any] = field(default_factory=dict)  # of generate
+
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
+    Recipe("generate", "none"),
+    Recipe("static", "a compilation for every k and batch size: tens of seconds each", "batched_mm",
+           {"cache_implementation": "static"}),
+    Recipe("max-autotune", "as static, with kernels tried out: about a minute each; the fastest stock recipe known",
+           "batched_mm", {"cache_implementation": "static", "compile_config": CompileConfig(mode="max-autotune")}),
+)}
 
 
 @contextmanager
@@ -23,3 +49,47 @@ def stock_at(model: Any, k: int) -> Iterator[Any]:
     finally:
         for router, value in zip(routers, before, strict=True):
             router.top_k = value
+
+
+@contextmanager
+def _experts(model: Any, implementation: str | None) -> Iterator[None]:
+    if implementation is None:
+        yield
+        return
+    before = model.get_experts_implementation()
+    model.set_experts_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+def decode_seconds(model: Any, ids: Tensor, k: int, new_tokens: int, recipe: Recipe) -> tuple[float, float]:
+    """Greedy `generate` behind ids [B, N] -> seconds to the first token, seconds a step after it (a token a row)."""
+    clock = _Clock()
+    with stock_at(model, k), _experts(model, recipe.experts):
+        began = now(ids.device)
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
+                       do_sample=False, stopping_criteria=StoppingCriteriaList([clock]), **recipe.options)
+    return clock.times[0] - began, (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
+
+
+class _Clock(StoppingCriteria):
+    """Asked after every token whether to stop: notes the time and says no. `generate` waits for the device at each
+    token anyway, to see whether all rows have ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.times.append(now(input_ids.device))
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+@torch.inference_mode()
+def prefill_seconds(model: Any, ids: Tensor, k: int) -> float:
+    """One forward over ids [B, N] with a cache and the head on the last token."""
+    with stock_at(model, k):
+        began = now(ids.device)
+        model(ids, use_cache=True, logits_to_keep=1)
+        return now(ids.device) - began

@@ -27,13 +27,20 @@ CONTEXT = 32    # tokens in the cache while speed is measured
 
 def logits_after(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, first: int) -> Iterator[Tensor]:
     """Logits float32 [n, V], in pieces, from which token_ids[first:] would be drawn; first is at least 1."""
+    return (step.logits[0] for step in steps_after(engine, token_ids, policy, first))
+
+
+def steps_after(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy, first: int,
+                seed: int = 0) -> Iterator[StepOutput]:
+    """The steps (B = 1, logits of every token), in pieces, from which token_ids[first:] would be drawn; first is at
+    least 1. seed: of experts drawn at random."""
     if not 1 <= first < len(token_ids):
         raise ValueError("There is nothing to measure: a token can be scored only behind another.")
     if len(token_ids) > engine.context_length + 1:
         raise ValueError(f"The text has {len(token_ids):,} tokens; this model's context holds "
                          f"{engine.context_length:,}. Shorten it.")
     weights = weights_of(engine.model)
-    routing = row_routing([policy], weights.num_experts, weights.device, len(weights.layers))
+    routing = row_routing([policy], weights.num_experts, weights.device, len(weights.layers), [seed])
     inputs = torch.tensor([list(token_ids[:-1])], device=weights.device)
     cache = KeyValueCache(weights, 1, inputs.shape[1])
     for scored, part in ((False, inputs[:, :first - 1]), (True, inputs[:, first - 1:])):
@@ -42,7 +49,7 @@ def logits_after(engine: Engine, token_ids: Sequence[int], policy: RoutingPolicy
                 with engine.turn:
                     step = forward(weights, chunk, cache, [0], routing, all_logits=scored)
                 if scored:
-                    yield step.logits[0]
+                    yield step
 
 
 def last_step(engine: Engine, token_ids: Sequence[int], policies: Sequence[RoutingPolicy]) -> StepOutput:

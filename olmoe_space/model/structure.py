@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from .int8 import Int8Weight, Weight
+
 
 class UnknownStructure(ValueError):
     """The model is not built like the OLMoE that this project computes."""
@@ -26,10 +28,10 @@ class UnknownStructure(ValueError):
 @dataclass(frozen=True)
 class LayerWeights:
     attention_norm: Tensor  # [H]
-    q_proj: Tensor  # [A*D, H]
-    k_proj: Tensor  # [G*D, H]
-    v_proj: Tensor  # [G*D, H]
-    o_proj: Tensor  # [H, A*D]
+    q_proj: Weight  # [A*D, H]
+    k_proj: Weight  # [G*D, H]
+    v_proj: Weight  # [G*D, H]
+    o_proj: Weight  # [H, A*D]
     q_bias: Tensor | None
     k_bias: Tensor | None
     v_bias: Tensor | None
@@ -38,8 +40,8 @@ class LayerWeights:
     k_norm: Tensor  # [G*D]
     experts_norm: Tensor  # [H]
     router: Tensor  # [E, H]
-    gate_up_proj: Tensor  # [E, 2I, H], the gate's rows first
-    down_proj: Tensor  # [E, H, I]
+    gate_up_proj: Weight  # [E, 2I, H], the gate's rows first
+    down_proj: Weight  # [E, H, I]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class OlmoeWeights:
     embedding: Tensor  # [V, H]
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor  # [H]
-    lm_head: Tensor  # [V, H]
+    lm_head: Weight  # [V, H]
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (any x, positions [B, N]) -> cos, sin [B, N, D]
     activation: Callable[[Tensor], Tensor]
     num_heads: int
@@ -65,7 +67,12 @@ class OlmoeWeights:
 
     @property
     def dtype(self) -> torch.dtype:
+        """In which all is computed; matrices may be kept in 8 bits."""
         return self.embedding.dtype
+
+    @property
+    def in_int8(self) -> bool:
+        return isinstance(self.lm_head, Int8Weight)
 
 
 def weights_of(model: Any) -> OlmoeWeights:

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     ks = [k.strip() for k in args.k.split(",")]
     questions = [request_from_fields(
         args.prompt, info=loaded.info, settings=settings, **setting_fields(k), weighting=args.weighting,
-        system_prompt=args.system_prompt, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_new_tokens, seed=seed) for k in ks]
+        system_prompt=args.system_prompt, temperature=args.temperature, top_p=args.top_p,
+        max_new_tokens=args.max_new_tokens, seed=seed) for k in ks]
     recorders = [TraceRecorder() for _ in questions]
     partings, speeds = list[Difference](), dict[int, float]()
     with until_stopped() as ending:

@@ -24,10 +24,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def load_engine(settings: Settings) -> tuple[LoadedModel, Engine]:
     """The model, on which k is proved to act, and its engine."""
-    loaded = load(settings)
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend)
+    return engine_for(load(settings), settings)
+
+
+def engine_for(loaded: LoadedModel, settings: Settings) -> tuple[LoadedModel, Engine]:
+    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend, loaded.room)
     prove(loaded.model, engine.kernels)
-    return loaded, engine
+    return replace(loaded, info=replace(loaded.info, backend=engine.kernels.name)), engine
 
 
 def ks_of(typed: str, num_experts: int) -> list[int]:

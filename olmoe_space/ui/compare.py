@@ -9,22 +9,24 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from ..ask import FIXED, Question, given_seed, request_from_fields
+from ..ask import Question, given_seed, request_from_fields, setting_fields
 from ..model_info import ModelInfo
-from ..request import ADAPTIVE, Message, whole_number
+from ..request import ADAPTIVE
+from ..rules import DEFAULTS, RANDOM
 from ..settings import Settings
 from .assets import read
 from .chat import MODEL_QUEUE, UNREACHED
 from .comparing import Comparison
 from .controls import WEIGHTINGS
 from .downloads import private_file
-from .measuring import Measurement, Text, text_of_columns
+from .measuring import Measurement, Opened, Text, texts_of
 from .plain_text import plain_text
+from .race import race_choices, race_section
 from .replies import Replies
 from .sharing import Sharing
 from .turn import Job, Turn
@@ -42,15 +44,6 @@ _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
 Updates = dict[Any, Any]
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A reply of the chat brought here: the conversation it answered, and itself."""
-
-    messages: tuple[Message, ...]
-    prompt: str
-    text: Text
-
-
 def opened_from(turn: Turn | None) -> Opened:
     """Raises gr.Error if the reply is not kept any more."""
     trace = turn.trace() if turn is not None else None
@@ -64,7 +57,8 @@ def opened_from(turn: Turn | None) -> Opened:
 
 def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[tuple[Any, Any]], info: ModelInfo,
                           settings: Settings, **sampling: Any) -> list[Question]:
-    """The prompt under each setting (k or "adaptive" or "off", weighting), with one seed. Raises ValueError."""
+    """The prompt under each setting (k, "adaptive", a rule such as "top-p:0.4", or "off"; and weighting), with one
+    seed. Raises ValueError."""
     seed = given_seed(sampling.pop("seed", None))
     seed = secrets.randbelow(2**32) if seed is None else seed
     questions = []
@@ -72,11 +66,8 @@ def questions_from_fields(prompt: Any, opened: Opened | None, settings_of: list[
         name = str(k if k is not None else OFF).strip().lower()
         if name in ("", OFF):
             continue
-        adaptive = name == ADAPTIVE
-        question = request_from_fields(
-            prompt, info=info, settings=settings, mode=ADAPTIVE if adaptive else FIXED, weighting=weighting, seed=seed,
-            num_experts_per_tok=None if adaptive else whole_number(name, "Active experts (k)", 1, info.num_experts),
-            **sampling)
+        question = request_from_fields(prompt, info=info, settings=settings, weighting=weighting, seed=seed,
+                                       **setting_fields(name), **sampling)
         if opened is not None and question.request.prompt == opened.prompt:
             question = replace(question, request=replace(question.request, messages=opened.messages))
         questions.append(question)
@@ -98,6 +89,7 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
     view = comparison_view("columns", "compare-view")
     with gr.Column(elem_id="truth"):
         truth = _Truth(info, job, settings, running, opened_state)
+    raced = race_section(info, job, settings, running, opened_state)
 
     def start(typed: str, opened: Opened | None, before: Comparison | None, *values: Any) -> Updates:
         if before is not None:
@@ -117,7 +109,8 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
         with closing(comparison.run(job)) as values:
             for value in values:
                 yield {view: value}
-        yield {error: comparison.refusal, **_busy(run, stop, False), **truth.choices(comparison, opened)}
+        yield {error: comparison.refusal, **_busy(run, stop, False), **truth.choices(comparison, opened),
+               raced: race_choices(comparison, opened)}
 
     def halt(comparison: Comparison | None) -> Updates:
         if comparison is None or comparison.state == "done":
@@ -126,7 +119,7 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
         comparison.stop()
         return _busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
 
-    everything = [error, running, run, stop, view, truth.source]
+    everything = [error, running, run, stop, view, truth.source, raced]
     asked = gr.on([prompt.submit, run.click], start, [prompt, opened_state, running, *choices, *sampling.values()],
                   [error, running, run, stop], concurrency_limit=None, **_PRIVATE)
     computed = running.change(compute, [running, opened_state], [c for c in everything if c is not running],
@@ -142,11 +135,12 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
                   "seed": str(started.seed) if started else ""}
         return {prompt: opened.prompt, opened_state: opened, error: "",
                 **{sampling[name]: value for name, value in values.items()},
-                **truth.choices(comparison, opened, opened.text.name)}
+                **truth.choices(comparison, opened, opened.text.name),
+                raced: race_choices(comparison, opened, opened.text.name)}
 
     _offer(sharing, info, settings, prompt, choices, sampling, running)
     replies.opens("compare-tab", "Compare", open_here, [running],
-                  [prompt, opened_state, error, truth.source, *sampling.values()])
+                  [prompt, opened_state, error, truth.source, raced, *sampling.values()])
 
 
 def _offer(sharing: Sharing, info: ModelInfo, settings: Settings, prompt: gr.Textbox, choices: list[gr.Dropdown],
@@ -170,7 +164,8 @@ def _offer(sharing: Sharing, info: ModelInfo, settings: Settings, prompt: gr.Tex
 def _setting_fields(info: ModelInfo) -> list[gr.Dropdown]:
     """k and weighting of each setting in turn."""
     ks = list(dict.fromkeys(min(k, info.num_experts) for k in START_KS))
-    offered = [OFF, ADAPTIVE, *(str(2**i) for i in range(7) if 2**i <= info.num_experts)]
+    offered = [OFF, ADAPTIVE, *(str(2**i) for i in range(7) if 2**i <= info.num_experts),
+               *(f"{rule}:{parameter}" for rule, parameter in DEFAULTS.items()), f"{RANDOM}:{info.default_k}"]
     fields: list[gr.Dropdown] = []
     with gr.Row(elem_id="compare-settings"):
         for i in range(len(START_KS)):
@@ -214,7 +209,7 @@ class _Truth:
                   before: Measurement | None) -> Updates:
             if before is not None:
                 before.stop()
-            text = next((t for t in _texts(past, brought) if t.name == name), None)
+            text = next((t for t in texts_of(past, brought) if t.name == name), None)
             if text is None:
                 return {error: NO_REPLY}
             return {error: "", measuring: Measurement(text, info), plot: gr.update(visible=False),
@@ -251,12 +246,8 @@ class _Truth:
 
     def choices(self, comparison: Comparison | None, opened: Opened | None, chosen: str | None = None) -> Updates:
         """The texts that can be measured now; `chosen`, or the comparison's first."""
-        names = [text.name for text in _texts(comparison, opened)]
+        names = [text.name for text in texts_of(comparison, opened)]
         return {self.source: gr.update(choices=names, value=chosen or (names[0] if names else None))}
-
-
-def _texts(comparison: Comparison | None, opened: Opened | None) -> list[Text]:
-    return [*(text_of_columns(comparison.columns) if comparison else []), *([opened.text] if opened else [])]
 
 
 def _files() -> tuple[gr.Row, list[tuple[str, gr.Button]], gr.File]:

@@ -62,7 +62,8 @@ def controls(info: ModelInfo, settings: Settings) -> Controls:
     with gr.Column(elem_id="experts-settings", elem_classes=["panel"]):
         with gr.Row(elem_classes=["k-row"], equal_height=False):
             mode = gr.Radio([("Fixed", FIXED), ("Adaptive", ADAPTIVE), ("Per token", PER_TOKEN)], value=FIXED,
-                            label="Experts per token", elem_id="mode", container=False, show_label=False, scale=0, min_width=280)
+                            label="Experts per token", elem_id="mode", container=False, show_label=False, scale=0,
+                            min_width=280)
             with gr.Column(elem_id="fixed-k", min_width=240, scale=1) as fixed:
                 k = gr.Slider(1, info.num_experts, value=info.default_k, step=1, label="Active experts (k)",
                               elem_id="k", buttons=[])

@@ -50,10 +50,10 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         seed: None or -1 for a fresh one; the seed used is reported.
 
         The last object holds text, num_experts_per_tok (in per-token mode the largest), mean_k, policy, weighting,
-        seed, prompt_tokens, new_tokens, finish_reason ("stop", "length" or "time"), expert_counts (layers x experts: how many of the reply's
-        tokens each expert worked on; a row sums to new_tokens x k), prompt_expert_counts (the same for the
-        prompt), routing_mass and routing_entropy (means over the reply's tokens and the layers; nats), ttft_s,
-        tokens_per_s, notices, and in adaptive mode choice (k, score, contributions, terms).
+        seed, prompt_tokens, new_tokens, finish_reason ("stop", "length" or "time"), expert_counts (layers x experts:
+        how many of the reply's tokens each expert worked on; a row sums to new_tokens x k), prompt_expert_counts (the
+        same for the prompt), routing_mass and routing_entropy (means over the reply's tokens and the layers; nats),
+        ttft_s, tokens_per_s, notices, and in adaptive mode choice (k, score, contributions, terms).
         """
         try:
             question = request_from_fields(

@@ -6,14 +6,15 @@ Belongs to one visitor, is stopped by a flag and keeps what it has; see `compari
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..comparison import Speed
 from ..model_info import ModelInfo
+from ..request import Message
 from ..truth import Score, setting_name, verdict
-from .comparing import as_value, reason_of
+from .comparing import Comparison, as_value, reason_of
 from .turn import Job, closing_iterator
 
 if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
@@ -101,6 +102,17 @@ class Measurement:
                               hardware=f"{self.info.device}, {self.info.dtype}")
 
 
-def text_of_columns(columns: Sequence[Any]) -> list[Text]:
-    return [Text(f"the reply at {c.name}", tuple(c.prompt_ids), tuple(c.token_ids), tuple(c.texts))
-            for c in columns if c.token_ids]
+@dataclass(frozen=True)
+class Opened:
+    """A reply of the chat brought to Compare: the conversation it answered, and itself."""
+
+    messages: tuple[Message, ...]
+    prompt: str
+    text: Text
+
+
+def texts_of(comparison: Comparison | None, opened: Opened | None) -> list[Text]:
+    """What can be measured now: the comparison's replies, and the one brought here."""
+    columns = comparison.columns if comparison else []
+    return [*(Text(f"the reply at {c.name}", tuple(c.prompt_ids), tuple(c.token_ids), tuple(c.texts))
+              for c in columns if c.token_ids), *([opened.text] if opened else [])]

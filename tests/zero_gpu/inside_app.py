@@ -14,7 +14,7 @@ import pytest
 import torch
 from gradio_client import Client
 
-from olmoe_space.engine import engine
+from olmoe_space.engine import pytorch
 from olmoe_space.events import Event, Finished, Prefilled, Started, Token
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
 from tests.fakes import byte_tokenizer, random_olmoe, save_random_olmoe
@@ -30,13 +30,13 @@ STEPS = torch.zeros(1, dtype=torch.int32).share_memory_()  # forwards computed, 
 def app(tmp_path_factory) -> ModuleType:
     folder = save_random_olmoe(tmp_path_factory.mktemp("model"), "olmoe_experts")
     os.environ |= {"OLMOE_MODEL": str(folder), "OLMOE_DTYPE": "float32", "PORT": str(free_port())}
-    computed = engine.forward
+    computed = pytorch.forward
 
     def counted(*args, **kwargs):
         STEPS.add_(1)
         return computed(*args, **kwargs)
 
-    engine.forward = counted  # before the first worker is forked
+    pytorch.forward = counted  # before the first worker is forked
     return importlib.import_module("app")
 
 

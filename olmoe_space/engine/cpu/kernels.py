@@ -165,8 +165,9 @@ class CpuKernels:
     def _head(self, x: np.ndarray) -> torch.Tensor:
         """The stream after the last layer [B, H] -> logits [B, V]."""
         logits = np.empty((len(x), self._sizes[self._parts.VOCABULARY]), np.float32)
-        self._parts.head(x, self._weights.final_norm.data_ptr(), self._weights.lm_head.data_ptr(), self._eps,
-                         logits.shape[1], logits)
+        head = self._weights.lm_head
+        assert isinstance(head, torch.Tensor)  # 8 bits were refused
+        self._parts.head(x, self._weights.final_norm.data_ptr(), head.data_ptr(), self._eps, logits.shape[1], logits)
         return torch.from_numpy(logits)
 
 
@@ -176,6 +177,7 @@ def _refuse(weights: OlmoeWeights, config: Any) -> None:
     reasons = {
         f"the model is on {weights.device.type}": weights.device.type != "cpu",
         f"its weights are {str(weights.dtype).removeprefix('torch.')}": weights.dtype != torch.float32,
+        "its weights are int8": weights.in_int8,
         f"its experts use {config.hidden_act}": config.hidden_act != "silu",
         f"its hidden size is {hidden}": hidden > LARGEST_HIDDEN,
         "one of its widths is no multiple of 16": any(n % 16 for n in (hidden, inner, weights.head_dim)),

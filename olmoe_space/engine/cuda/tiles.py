@@ -1,0 +1,33 @@
+"""How each product is cut into programs: measured choices for OLMoE's shape, see README.md beside this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows: outputs a program; columns: inputs a step (0: all at once); warps; per_sm: programs a multiprocessor when
+    they take items in turn (0: one program an item); stages: depth of software pipelining."""
+
+    rows: int
+    columns: int = 0
+    warps: int = 4
+    per_sm: int = 0
+    stages: int = 1
+
+
+@dataclass(frozen=True)
+class Tiles:
+    qkv: Tile
+    output: Tile
+    gate_up: Tile
+    down: Tile
+    head: Tile
+
+
+ONE_ROW = Tiles(qkv=Tile(2, per_sm=8), output=Tile(4), gate_up=Tile(2, warps=8, per_sm=4), down=Tile(4),
+                head=Tile(4, per_sm=4))
+MANY_ROWS = Tiles(qkv=Tile(32, 128, stages=4), output=Tile(16, 512, stages=3),
+                  gate_up=Tile(64, 128, per_sm=2, stages=3), down=Tile(32, 128, stages=6),
+                  head=Tile(64, 128, stages=4))
