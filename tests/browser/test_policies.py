@@ -26,7 +26,7 @@ def ask(page: Page, text: str) -> None:
 def test_a_reply_with_k_per_token(open_page: Callable[..., Any], look: dict[str, Any]) -> None:
     page = open_page(**look)
     expect(page.get_by_label("Message", exact=True)).to_be_visible(timeout=60_000)
-    page.locator("#mode").get_by_text("Per token").click()
+    page.locator("#mode").get_by_label("Per token").check()
     expect(page.locator("#rule input")).to_be_visible()
     expect(page.locator("#k-hint")).to_contain_text("fewest experts")
     ask(page, "Why is the sky blue?")
@@ -40,7 +40,7 @@ def test_a_reply_with_k_per_token(open_page: Callable[..., Any], look: dict[str,
 
 def test_a_parameter_that_cannot_be_is_refused_in_words(page: Page) -> None:
     expect(page.get_by_label("Message", exact=True)).to_be_visible(timeout=60_000)
-    page.locator("#mode").get_by_text("Per token").click()
+    page.locator("#mode").get_by_label("Per token").check()
     page.locator("#rule-parameter input").fill("7")
     page.locator("#rule-parameter input").press("Tab")
     ask(page, "Why is the sky blue?")
