@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from olmoe_space.training import conversations, corpus, export, mixture, tokenizer
+from olmoe_space.training import average, conversations, corpus, export, mixture, tokenizer
 from olmoe_space.training.model import SIZES, Segments, TrainingModel
 from olmoe_space.training.schedule import Schedule
 from olmoe_space.training.train import Settings, train
@@ -198,6 +198,30 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     assert states[0]["step"] == states[1]["step"] == 6
     for name, tensor in states[0]["model"].items():
         torch.testing.assert_close(tensor, states[1]["model"][name], atol=1e-6, rtol=0)
+
+
+def test_the_mean_of_two_runs_and_the_factor_on_every_logit(hub_folder: Path, tmp_path: Path) -> None:
+    config, folders = SIZES["micro"], [tmp_path / name for name in ("first", "second")]
+    weights = []
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        export.write_weights(dict(TrainingModel(config).named_parameters()), config, folder, torch.float32)
+        weights.append(export.read_weights(folder, config))
+    mean = average.average([(folders[0], 0.25), (folders[1], 0.75)], 0.5, config)
+    for name in set(mean) - {"final_norm"}:
+        torch.testing.assert_close(mean[name], 0.25 * weights[0][name] + 0.75 * weights[1][name])
+    torch.testing.assert_close(mean["final_norm"], 0.125 * weights[0]["final_norm"] + 0.375 * weights[1]["final_norm"])
+    with pytest.raises(ValueError, match="they sum to 0.9"):
+        average.average([(folders[0], 0.9)], 1, config)
+
+    logits = []
+    for scale in (1.0, 0.5):  # as stock transformers has it
+        folder = tmp_path / str(scale)
+        export.write_weights(average.average([(folders[0], 1.0)], scale, config), config, folder, torch.float32)
+        export.write_config(config, folder, "float32")
+        with torch.no_grad():
+            logits.append(AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([[5, 6, 7]])).logits)
+    torch.testing.assert_close(logits[1], 0.5 * logits[0])
 
 
 def test_the_schedule_warms_up_holds_and_falls_to_nothing() -> None:

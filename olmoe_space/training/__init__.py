@@ -1,4 +1,4 @@
-"""How assets/olmoe-tiny was made: corpus -> tokenizer -> training -> hub folder -> figures -> model card.
+"""How assets/olmoe-tiny was made: corpus -> tokenizer -> training -> average -> hub folder -> figures -> model card.
 
 Nothing in the app imports this package; `python -m olmoe_space.training --help` is its only door.
 """

@@ -1,11 +1,11 @@
-"""`python -m olmoe_space.training`: tokenizer, train, export, evaluate, card, each a step that writes files."""
+"""`python -m olmoe_space.training`: tokenizer, train, export, average, evaluate, card; each step writes files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import export, mixture, tokenizer, train
+from . import average, export, mixture, tokenizer, train
 from .model import SIZES
 from .schedule import Schedule
 
@@ -53,11 +53,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--run", type=Path, required=True, help="the --out of train")
     sub.add_argument("--size", choices=SIZES, default="tiny")
 
+    sub = command("average", "put the weighted mean of runs' weights into the hub folder", corpus=False)
+    sub.add_argument("--of", nargs=2, action="append", required=True, metavar=("FOLDER", "SHARE"),
+                     help="a stage's folder of shards and its share; once a stage, in their order")
+    sub.add_argument("--run", type=Path, required=True, help="average.json, for the card, goes here")
+    sub.add_argument("--chosen-on", type=int, default=0,
+                     help="held-out documents per domain that shares and scale were chosen on")
+    sub.add_argument("--logit-scale", type=float, default=1.0, help="times every logit (%(default)s)")
+    sub.add_argument("--size", choices=SIZES, default="tiny")
+
     sub = command("evaluate", "measure the hub folder with stock transformers; writes evaluation.json to --out")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--code", type=Path, help="Python sources that were not trained on, for expert specialisation")
     sub.add_argument("--k-documents", type=int, default=24, help="per domain, for perplexity by k (%(default)s)")
     sub.add_argument("--documents", type=int, help="per domain, for bits per byte (all)")
+    sub.add_argument("--chosen-on", type=int, default=0,
+                     help="held-out documents per domain that a setting was chosen on; the rest is told apart")
+    sub.add_argument("--elsewhere", type=Path, nargs="*", help="files of text that is in no part of the corpus")
     sub.add_argument("--skip", nargs="*", default=[], choices=("bits", "k", "chat", "experts"))
 
     sub = command("card", "write the model card from the figures")
@@ -85,6 +97,12 @@ def main() -> None:
     elif args.command == "export":
         export.copy_weights(args.run, args.model)
         export.write_config(SIZES[args.size], args.model)
+    elif args.command == "average":
+        parts = [(Path(folder), float(share)) for folder, share in args.of]
+        mean = average.average(parts, args.logit_scale, SIZES[args.size])
+        export.write_weights(mean, SIZES[args.size], args.model)
+        export.write_config(SIZES[args.size], args.model)
+        average.record(args.run, parts, args.logit_scale, args.chosen_on)
     elif args.command == "evaluate":
         from . import evaluate
 

@@ -1,6 +1,7 @@
 """The model card: prose that stays, and every figure read from what training and evaluation wrote.
 
-`run` holds one or more stages, each a folder with a training.json, in the order of their names; `figures` holds
+`run` holds one or more stages, each a folder with a training.json, in the order of their names, and average.json if
+what is shipped is their mean; `figures` holds
 evaluation.json, and judgement.json (`{"sensible", "of", "by", "note"}`), the one thing that a person has to say.
 """
 
@@ -42,8 +43,9 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
 
 def training_prose(parts: list[dict[str, Any]]) -> str:
     tokens, seconds = sum(p["tokens"] for p in parts), sum(p["seconds"] for p in parts)
+    hardware = " and ".join(dict.fromkeys(part["hardware"] for part in parts))
     said = [
-        f"{tokens / 1e6:.0f} million tokens in {seconds / 60:.1f} minutes of training on {parts[-1]['hardware']} "
+        f"{tokens / 1e6:.0f} million tokens in {seconds / 60:.1f} minutes of training on {hardware} "
         f"(torch {parts[-1]['torch']}, {parts[-1]['date']})."
     ]
     for number, part in enumerate(parts, 1):
@@ -63,11 +65,38 @@ def training_prose(parts: list[dict[str, Any]]) -> str:
     return "\n".join(said)
 
 
+def average_prose(run: Path) -> str:
+    """What became of the stages' weights."""
+    path = run / "average.json"
+    if not path.exists():
+        return ""
+    made = json.loads(path.read_text())
+    shares = " and ".join(f"{share:g} of those after stage {n}" for n, share in enumerate(made["shares"], 1) if share)
+    return (
+        f"\nThe weights are a mean, {shares} (Wortsman et al. 2022), and every logit is multiplied by "
+        f"{made['logit_scale']:g} in the final norm, since the model was too sure of itself (Guo et al. 2017). Shares "
+        f"and factor were chosen on the first {made['chosen_on']} held-out documents of each domain.\n"
+    )
+
+
+def bits_table(measured: dict[str, Any]) -> str:
+    """Bits per byte over all held-out documents, over those that nothing was chosen on, and on text from elsewhere."""
+    domains = ("math", "science", "stories", "dialogue", "web")
+    bits = measured["bits_per_byte"]
+    rows = [["all", bits["mean"], *(bits[d] for d in domains), bits["code"]]]
+    if rest := measured.get("bits_per_byte_untouched"):
+        rows.append([f"all but the first {rest['chosen_on']}", rest["mean"], *(rest[d] for d in domains), ""])
+    shown = table(["held-out documents", "mean of five", *domains, "code (not in the mean)"], rows)
+    files = measured.get("bits_elsewhere", [])
+    elsewhere = ", ".join(f"{e['bits']} on {e['file']} ({e['bytes']:,} bytes)" for e in files)
+    return shown + (f"\n\nOn text of this repository, no part of the corpus: {elsewhere}." if elsewhere else "")
+
+
 def write(corpus: Path, model: Path, run: Path, figures: Path) -> None:
     """README.md of the hub folder."""
     parts, measured = stages(run), json.loads((figures / "evaluation.json").read_text())
     judged = json.loads((figures / "judgement.json").read_text())
-    bits, by_k, chat = measured["bits_per_byte"], measured["perplexity_by_k"], measured["chat"]
+    by_k, chat = measured["perplexity_by_k"], measured["chat"]
     best = measured["specialists"][0]
     faults = sum(r["empty"] or r["loop"] for r in chat["replies"])
     text = f"""{FRONT_MATTER}
@@ -115,7 +144,7 @@ their thread. Do not use it for medical, legal or financial advice. It has had n
 ## How it was trained
 
 {training_prose(parts)}
-
+{average_prose(run)}
 Load-balancing loss 0.01 and router z-loss 0.001, as OLMoE. Attention keeps to one document or conversation. Most
 of training reads plain text; while the rate falls, about half of the tokens are conversations, most of them exchanges
 written for this project and expanded anew each time. Replies count 1 in the loss and prompts 0.2. The recipe is
@@ -127,12 +156,7 @@ With stock transformers in float32 on {measured["hardware"]}, {measured["date"]}
 
 Bits per byte on held-out text (lower is better; each document by itself after the end token, every token counted):
 
-{
-        table(
-            ["mean of five", *("math", "science", "stories", "dialogue", "web"), "code (not in the mean)"],
-            [[bits["mean"], *(bits[d] for d in ("math", "science", "stories", "dialogue", "web")), bits["code"]]],
-        )
-    }
+{bits_table(measured)}
 
 Perplexity a token by the number of active experts, over {by_k["tokens"]:,} held-out tokens of the same five domains.
 The model was trained with 8; what other numbers give is measured here, not promised:

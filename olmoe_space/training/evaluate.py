@@ -82,15 +82,41 @@ def nats(model: Any, tokenizer: Any, texts: list[str]) -> tuple[float, int]:
     return total, count
 
 
-def bits_per_byte(model: Any, tokenizer: Any, corpus: Path, limit: int | None) -> dict[str, float]:
+def bits_per_byte(model: Any, tokenizer: Any, texts: dict[str, list[str]]) -> dict[str, float]:
     """By domain, and the mean of the judged ones."""
     bits = {}
-    for domain in corpus_files.DOMAINS:
-        texts = corpus_files.heldout_documents(corpus, domain)[:limit]
-        total, _ = nats(model, tokenizer, texts)
-        bits[domain] = round(total / math.log(2) / sum(len(text.encode()) for text in texts), 4)
+    for domain, documents in texts.items():
+        total, _ = nats(model, tokenizer, documents)
+        bits[domain] = round(total / math.log(2) / sum(len(text.encode()) for text in documents), 4)
         say(f"bits per byte, {domain}: {bits[domain]}")
     return {"mean": round(sum(bits[d] for d in corpus_files.JUDGED_DOMAINS) / 5, 4), **bits}
+
+
+def bits_apart(model: Any, tokenizer: Any, corpus: Path, chosen_on: int, limit: int | None) -> dict[str, Any]:
+    """Bits per byte over all held-out documents, and over those alone that nothing was chosen on.
+
+    chosen_on: the first documents of each domain by which a setting of the recipe was picked.
+    """
+    texts = {domain: corpus_files.heldout_documents(corpus, domain)[:limit] for domain in corpus_files.DOMAINS}
+    figures: dict[str, Any] = {"bits_per_byte": bits_per_byte(model, tokenizer, texts)}
+    if chosen_on:
+        rest = {domain: texts[domain][chosen_on:] for domain in corpus_files.JUDGED_DOMAINS}
+        figures["bits_per_byte_untouched"] = {
+            "chosen_on": chosen_on, "documents": sum(map(len, rest.values())), **bits_per_byte(model, tokenizer, rest)
+        }  # fmt: skip
+    return figures
+
+
+def bits_elsewhere(model: Any, tokenizer: Any, files: list[Path]) -> list[dict[str, Any]]:
+    """Bits per byte of whole files that are in no part of the corpus."""
+    found = []
+    for path in files:
+        text = path.read_text()
+        total, _ = nats(model, tokenizer, [text])
+        found.append({"file": path.name, "bytes": len(text.encode()),
+                      "bits": round(total / math.log(2) / len(text.encode()), 4)})  # fmt: skip
+        say(f"bits per byte, {found[-1]}")
+    return found
 
 
 def perplexity_by_k(folder: Path, tokenizer: Any, corpus: Path, documents: int) -> dict[str, Any]:
@@ -181,7 +207,9 @@ def run(args: argparse.Namespace) -> None:
         figures["specialists"] = specialists(model, tokenizer, code, stories)
         figures["code_measured_on"] = args.code.name if args.code else "held-out prose about code"
     if "bits" not in args.skip:
-        figures["bits_per_byte"] = bits_per_byte(model, tokenizer, args.corpus, args.documents)
+        figures |= bits_apart(model, tokenizer, args.corpus, args.chosen_on, args.documents)
+    if args.elsewhere:
+        figures["bits_elsewhere"] = bits_elsewhere(model, tokenizer, args.elsewhere)
     if "k" not in args.skip:
         figures["perplexity_by_k"] = perplexity_by_k(args.model, tokenizer, args.corpus, args.k_documents)
     figures["date"] = time.strftime("%Y-%m-%d", time.gmtime())
