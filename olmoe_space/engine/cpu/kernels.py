@@ -72,7 +72,7 @@ class CpuKernels:
         self._eps = np.float32(weights.norm_eps)
         self._clip = np.float32(np.inf if weights.clip_qkv is None else weights.clip_qkv)
         self._threads = torch.get_num_threads()
-        self._helpers = ThreadPoolExecutor(self._threads, "prefill")
+        self._helpers = ThreadPoolExecutor(self._threads, "cpu-kernels")
 
     def computes(self, routing: RoutingPolicy) -> bool:
         return routing.is_plain
@@ -86,9 +86,19 @@ class CpuKernels:
         return draw_and_feed(lanes, stop_ids, self._feed)
 
     def _feed(self, lanes: list[CpuLane], tokens: list[int]) -> list[Routing]:
-        """One token a lane. One thread: a small model's step is too short to share."""
+        """One token a lane. Each thread takes some of the rows through all layers, so none waits for another within a
+        step, which is too short for that."""
         for lane in lanes:
             lane.needs_room(1)
+        size = -(-len(lanes) // self._threads)
+        groups = [(lanes[at:at + size], tokens[at:at + size]) for at in range(0, len(lanes), size)]
+        others = [self._helpers.submit(self._feed_rows, *group) for group in groups[1:]]
+        routings = self._feed_rows(*groups[0])
+        for other in others:
+            routings += other.result()
+        return routings
+
+    def _feed_rows(self, lanes: list[CpuLane], tokens: list[int]) -> list[Routing]:
         ks = np.array([lane.request.k for lane in lanes])
         shape = (len(self._table), len(lanes))
         router_logits = np.empty((*shape, self._weights.num_experts), np.float32)
