@@ -57,7 +57,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
     with gr.Row(elem_id="study-compose", equal_height=True):
         study_run = gr.Button("Measure specialisation", elem_id="study-run", scale=0, min_width=220)
         study_stop = gr.Button("Stop", variant="stop", elem_id="study-stop", scale=0, min_width=76, visible=False)
-        gr.HTML(html_template=STUDY_HEAD, container=False, padding=False)
+        gr.HTML(html_template=STUDY_HEAD, container=False, padding=False, min_width=280)
     study_error = plain_text("study-error", "alert")
     view = _view(info)
     layer, expert = (gr.Number(0, label=name, elem_id=f"mute-{name.lower()}", min_width=70, render=False)
