@@ -47,8 +47,9 @@ OURS: dict[str, set[str]] = {
     # everything but engine and model: it is handed callables
     "ui": PLAIN | {"plots", "expert_plots", "performance_plots"},
     "training": PLAIN | {"model", "engine", "lab"},
-    "__init__": set(),
-    "shell": EVERYTHING - {"ui"},
+    "library": EVERYTHING - {"ui"},
+    "__init__": {"library"},
+    "shell": EVERYTHING - {"ui"} | {"library"},
     "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
     "app": EVERYTHING,
 }
