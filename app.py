@@ -14,9 +14,12 @@ import gradio as gr
 from olmoe_space.engine.engine import Engine
 from olmoe_space.engine.proof import prove
 from olmoe_space.lab.jobs import JOBS
+from olmoe_space.model import memory
 from olmoe_space.model.loader import ModelUnavailable, load
 from olmoe_space.settings import from_environment
+from olmoe_space.traffic import Traffic
 from olmoe_space.ui.page import build_page, launch_options
+from olmoe_space.ui.status import status_route
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 log = logging.getLogger("olmoe_space")
@@ -34,6 +37,7 @@ except (ModelUnavailable, ValueError) as error:
     sys.exit(f"OLMoE Space cannot start: {error}")
 
 _proved = not settings.on_zero_gpu
+traffic = Traffic(refusals=(ValueError, gr.Error))
 
 
 def _seconds_needed(name: str, *arguments: Any) -> int:
@@ -55,13 +59,20 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
 
 
 def run(name: str, *arguments: Any) -> Iterator[Any]:
-    """A job of `lab.jobs` where it belongs."""
-    return run_on_gpu(name, *arguments) if JOBS[name].on_device else JOBS[name].run(engine, *arguments)
+    """A job of `lab.jobs` where it belongs, counted and logged."""
+    results = run_on_gpu(name, *arguments) if JOBS[name].on_device else JOBS[name].run(engine, *arguments)
+    return traffic.watched(name, results)
 
 
-demo = build_page(info, partial(run_on_gpu, "chat"), settings, run)
+def state() -> dict[str, Any]:
+    """What /healthz tells beside the model."""
+    return (traffic.counts() | {"slots": loaded.room.slots, "context": loaded.room.context,
+                                "memory_bytes": memory.resident_bytes()})
+
+
+demo = build_page(info, partial(run, "chat"), settings, run)
 
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,
              settings.host, settings.port)
-    demo.launch(**launch_options(settings))
+    demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})

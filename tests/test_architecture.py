@@ -15,7 +15,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
-         "answer", "walk", "comparison", "truth", "race", "survey", "performance"}
+         "answer", "walk", "comparison", "truth", "race", "survey", "performance", "traffic"}
 EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
@@ -34,6 +34,7 @@ OURS: dict[str, set[str]] = {
     "performance": set(),
     "conversation": {"request"},
     "trace": {"events"},
+    "traffic": {"events"},
     "walk": set(),
     "ask": {"request", "rules", "settings", "adaptive", "model_info", "trace", "events"},
     "answer": {"adaptive", "trace"},
@@ -47,8 +48,9 @@ OURS: dict[str, set[str]] = {
     # everything but engine and model: it is handed callables
     "ui": PLAIN | {"plots", "expert_plots", "performance_plots"},
     "training": PLAIN | {"model", "engine", "lab"},
-    "__init__": set(),
-    "shell": EVERYTHING - {"ui"},
+    "library": EVERYTHING - {"ui"},
+    "__init__": {"library"},
+    "shell": EVERYTHING - {"ui"} | {"library"},
     "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
     "app": EVERYTHING,
 }
@@ -69,7 +71,7 @@ OTHERS: dict[str, set[str]] = {
     "plots": {"numpy", "matplotlib"},
     "expert_plots": {"numpy", "matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
-    "ui": {"gradio", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
+    "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},
 }

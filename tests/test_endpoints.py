@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client
@@ -152,3 +154,18 @@ def _until(condition: Any, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def test_the_server_tells_how_it_is_and_logs_no_text(server: Server) -> None:
+    client = Client(server.url, verbose=False)
+    client.predict(message="The password is swordfish", max_new_tokens=4, seed=0, num_experts_per_tok=2,
+                   api_name="/generate")
+    answer = httpx.get(f"{server.url}healthz")
+    state = answer.json()
+    assert answer.headers["cache-control"] == "no-store" and state["status"] == "ok"
+    assert (state["model"], state["dtype"], state["device"]) == ("olmoe-tiny", "float32", "CPU")
+    assert state["running"] == 0 and state["waiting"] == 0 and sum(state["ended"].values()) >= 1
+    assert state["slots"] >= 1 and state["memory_bytes"] > 2**28 and state["uptime_s"] > 0
+    logged = [json.loads(line[line.index("{"):]) for line in server.log.splitlines() if "olmoe_space.requests" in line]
+    assert {"k": 2, "new_tokens": 4, "outcome": "length"}.items() <= logged[-1].items()
+    assert "swordfish" not in server.log

@@ -126,6 +126,11 @@ def peak_bytes(device: torch.device) -> int:
     return _kibibytes(STATUS, "VmHWM")
 
 
+def resident_bytes() -> int:
+    """The memory of this process that is in use now. Linux."""
+    return _kibibytes(STATUS, "VmRSS")
+
+
 def _kibibytes(path: Path, name: str) -> int:
     """A line "name:  123 kB" of a /proc file, in bytes."""
     [line] = [line for line in path.read_text().splitlines() if line.startswith(f"{name}:")]

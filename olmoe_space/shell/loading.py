@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from ..engine.engine import Engine
-from ..engine.proof import prove
+from ..library import Olmoe
 from ..model.loader import LoadedModel, load
 from ..request import whole_number
 from ..settings import Settings, from_environment
@@ -28,9 +28,8 @@ def load_engine(settings: Settings) -> tuple[LoadedModel, Engine]:
 
 
 def engine_for(loaded: LoadedModel, settings: Settings) -> tuple[LoadedModel, Engine]:
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, settings.backend, loaded.room)
-    prove(loaded.model, engine.kernels)
-    return replace(loaded, info=replace(loaded.info, backend=engine.kernels.name)), engine
+    olmoe = Olmoe(loaded, settings)
+    return olmoe.loaded, olmoe.engine
 
 
 def ks_of(typed: str, num_experts: int) -> list[int]:
