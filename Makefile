@@ -9,7 +9,7 @@ VENV_PACKAGE = $(shell "$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sy
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input --require-virtualenv
 
-.PHONY: help install run test check clean
+.PHONY: help install run test check deploy clean
 .DEFAULT_GOAL := help
 
 help: ## list the chores
@@ -28,6 +28,9 @@ test: .venv/installed-tests ## run every test that needs no GPU; finds or instal
 check: .venv/installed-tests ## lint (ruff) and types (mypy)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+deploy: .venv/installed ## put this on the Hub as a Space: make deploy SPACE=me/olmoe (HARDWARE=cpu-basic, DRY_RUN=1)
+	@$(PY) -m olmoe_space deploy "$(SPACE)" $(if $(HARDWARE),--hardware "$(HARDWARE)") $(if $(DRY_RUN),--dry-run)
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

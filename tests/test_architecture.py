@@ -72,6 +72,7 @@ OTHERS: dict[str, set[str]] = {
     "expert_plots": {"numpy", "matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
+    "shell": {"huggingface_hub"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},
 }
