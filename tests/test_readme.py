@@ -29,6 +29,13 @@ def test_the_program(server):
     assert re.search(r" 16 (stop|length)$", run.stdout, flags=re.MULTILINE), run.stdout
 
 
+def test_the_library():
+    source = README.split("Without a server, from this folder:")[1].split("```python\n")[1].split("```")[0]
+    run = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1].endswith(", 16, 64])") or run.stdout.splitlines()[-1].endswith(", 16, 64)")
+
+
 def test_what_generate_returns_is_what_readme_names(server):
     from gradio_client import Client
     named = set(re.findall(r"`(\w+)`", README.split("Its last object holds")[1].split(", among others")[0]))
