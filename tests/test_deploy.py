@@ -32,9 +32,9 @@ def refusal(status: int, said: str) -> HfHubHTTPError:
 class Hub:
     """The Hub as far as `deploy` talks to it. Each call must be one that the real client takes."""
 
-    def __init__(self, *stages: str, refuses: dict[str, Exception] | None = None, **runtime: Any) -> None:
-        self.stages, self.refuses = list(stages or ["RUNNING"]), refuses or {}
-        self.runtime = {"hardware": "zero-a10g", "requested_hardware": "zero-a10g", "raw": {}} | runtime
+    def __init__(self, *stages: Any, there: tuple[str, ...] = (), refuses: dict[str, Exception] | None = None,
+                 raw: dict[str, Any] | None = None) -> None:
+        self.stages, self.there, self.refuses, self.raw = list(stages or ["RUNNING"]), there, refuses or {}, raw or {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -43,41 +43,60 @@ class Hub:
             self.calls.append((name, bound.arguments))
             if name in self.refuses:
                 raise self.refuses[name]
-            if name == "whoami":
-                return {"name": "me"}
-            if name == "get_space_runtime":
-                stage = self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]
-                return SimpleNamespace(stage=stage, **self.runtime)
-            return None
+            return self.answer(name)
 
         return call
+
+    def answer(self, name: str) -> Any:
+        if name == "get_space_runtime":
+            stage = self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]
+            if isinstance(stage, Exception):
+                raise stage
+            return SimpleNamespace(stage=stage, raw=self.raw)
+        answers = {"whoami": {"name": "me"}, "repo_exists": bool(self.there), "list_repo_files": list(self.there)}
+        return answers.get(name)
 
     def called(self, name: str) -> list[dict[str, Any]]:
         return [arguments for called, arguments in self.calls if called == name]
 
 
-def deployed(hub: Hub, hardware: str = "zero-a10g") -> int:
-    return deploy.deploy(hub, SPACE, ["app.py", "assets/a[1].txt"], hardware, False, sleep=lambda _: None)  # type: ignore[arg-type]
+NAMES = ["app.py", "README.md"]
+
+
+def deployed(hub: Hub, hardware: str | None = None) -> int:
+    return deploy.deploy(hub, SPACE, NAMES, hardware, False, sleep=lambda _: None)  # type: ignore[arg-type]
 
 
 def test_a_new_space_is_made_filled_and_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    hub = Hub("BUILDING", "BUILDING", "APP_STARTING", "RUNNING")
+    hub = Hub("NO_APP_FILE", "BUILDING", "BUILDING", httpx2.ConnectError("a blip"), "APP_STARTING", "RUNNING")
     assert deployed(hub) == 0
     told = capsys.readouterr()
     assert told.out == f"https://huggingface.co/spaces/{SPACE}\n"
-    assert [told.err.count(stage) for stage in ("building", "app starting", "running")] == [1, 1, 1]
+    assert [told.err.count(said) for said in ("building", "app starting", "running", "no answer")] == [1, 1, 1, 1]
     [made] = hub.called("create_repo")
     assert (made["repo_type"], made["space_sdk"], made["space_hardware"]) == ("space", "gradio", "zero-a10g")
-    assert made["exist_ok"]
-    [sent] = hub.called("upload_folder")
-    assert sent["allow_patterns"] == ["app.py", "assets/a[[]1].txt"] and sent["folder_path"] == ROOT
+    [sent] = hub.called("create_commit")
+    assert [operation.path_in_repo for operation in sent["operations"]] == NAMES
     assert not hub.called("request_space_hardware")
 
 
-def test_a_space_on_other_hardware_is_moved() -> None:
-    hub = Hub(hardware="cpu-basic", requested_hardware=None)
+def test_an_update_leaves_no_old_files_and_the_hardware_as_it_is() -> None:
+    hub = Hub("RUNNING", "RUNNING_BUILDING", "RUNNING",
+              there=(".gitattributes", "app.py", "olmoe_space/old.py", "README.md"))
+    assert deployed(hub) == 0
+    assert len(hub.called("get_space_runtime")) == 3  # the first "running" was the version before
+    assert not hub.called("create_repo") and not hub.called("request_space_hardware")
+    kinds = [(type(o).__name__, o.path_in_repo) for o in hub.called("create_commit")[0]["operations"]]
+    assert kinds == [("CommitOperationDelete", "olmoe_space/old.py"), *(("CommitOperationAdd", name) for name in NAMES)]
     assert deployed(hub, "l4x1") == 0
     assert hub.called("request_space_hardware")[0]["hardware"] == "l4x1"
+
+
+def test_another_app_is_not_written_over() -> None:
+    hub = Hub(there=("app.py", "mine.txt"))
+    with pytest.raises(ValueError, match="holds another app"):
+        deployed(hub)
+    assert not hub.called("create_commit")
 
 
 @pytest.mark.parametrize(("refuses", "said"), [
@@ -85,9 +104,9 @@ def test_a_space_on_other_hardware_is_moved() -> None:
     ({"whoami": refusal(401, "Invalid credentials")}, "refuses the token"),
     ({"whoami": httpx2.ConnectError("no route")}, "cannot be reached"),
     ({"create_repo": refusal(403, "No rights")}, "No rights. The token must be allowed to write there"),
-    ({"create_repo": refusal(402, "Payment required")}, "cpu-basic"),
-    ({"upload_folder": refusal(500, "Oh no")}, "The Hub refused me/olmoe: Oh no"),
-    ({"upload_folder": TimeoutError("slow")}, "cannot be reached"),
+    ({"create_repo": refusal(402, "Payment required")}, "two on ZeroGPU"),
+    ({"create_commit": refusal(500, "Oh no")}, "The Hub refused me/olmoe: Oh no"),
+    ({"create_commit": TimeoutError("slow")}, "cannot be reached"),
 ])
 def test_a_refusal_is_a_sentence_with_a_remedy(refuses: dict[str, Exception], said: str) -> None:
     with pytest.raises(ValueError, match=said):
