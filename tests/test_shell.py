@@ -85,6 +85,8 @@ def test_compare_tells_the_replies_and_where_they_part(random_model_folder: Path
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_what_is_done_before_a_signal_is_kept(name: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     done = []
     with terminable(), until_stopped() as ending:
         done.append("first")
