@@ -16,7 +16,7 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
          "answer", "walk", "comparison", "truth", "race", "survey", "performance", "traffic"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "ui"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "race_plots", "ui"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -44,9 +44,10 @@ OURS: dict[str, set[str]] = {
             "engine", "comparison", "truth", "race", "survey", "performance"},
     "plots": set(),
     "expert_plots": {"plots"},
+    "race_plots": {"plots"},
     "performance_plots": {"plots", "performance"},
     # everything but engine and model: it is handed callables
-    "ui": PLAIN | {"plots", "expert_plots", "performance_plots"},
+    "ui": PLAIN | {"plots", "expert_plots", "performance_plots", "race_plots"},
     "training": PLAIN | {"model", "engine", "lab"},
     "library": EVERYTHING - {"ui"},
     "__init__": {"library"},
@@ -70,6 +71,7 @@ OTHERS: dict[str, set[str]] = {
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
     "expert_plots": {"numpy", "matplotlib"},
+    "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
     "shell": {"huggingface_hub"},

@@ -64,7 +64,7 @@ NAMES = ["app.py", "README.md"]
 
 
 def deployed(hub: Hub, hardware: str | None = None) -> int:
-    return deploy.deploy(hub, SPACE, NAMES, hardware, False, sleep=lambda _: None)  # type: ignore[arg-type]
+    return deploy.deploy(hub, SPACE, NAMES, hardware, False, sleep=lambda _: None)
 
 
 def test_a_new_space_is_made_filled_and_waited_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olmoe_space import plots
+from olmoe_space import race_plots
 from olmoe_space.race import Run
 from olmoe_space.ui.measuring import Text
 from olmoe_space.ui.racing import KINDS, Race
@@ -90,4 +90,4 @@ def test_files() -> None:
     assert made["PNG"].startswith(b"\x89PNG") and b"<svg" in made["SVG"]
     assert json.loads(made["JSON"])["runs"][1]["mean_nll"] == 2.0
     with pytest.raises(ValueError, match="at least one run"):
-        plots.race_field({}, None, model="m", num_tokens=0, what="x", control="random")
+        race_plots.race_field({}, None, model="m", num_tokens=0, what="x", control="random")

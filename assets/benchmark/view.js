@@ -1,11 +1,4 @@
 // A benchmark as table, and the claims beside what was measured. Texts enter through textContent only.
-const $ = (name) => element.querySelector(name);
-const make = (tag, text, className) => {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  if (className) node.className = className;
-  return node;
-};
 const digits = (x, n = 3) => (x === null ? "–" : x >= 100 ? x.toFixed(0) : Number(x.toPrecision(n)).toString());
 const span = (s) => (s < 1 ? `${digits(1000 * s)} ms` : `${digits(s)} s`);
 const size = (n) => (n >= 1e9 ? `${(n / 1e9).toPrecision(3)}B` : `${(n / 1e6).toPrecision(3)}M`);
@@ -36,27 +29,27 @@ function draw() {
   $(".bm-doing").textContent = view.doing ? `${view.doing} … ${view.seconds.toFixed(0)} s`
     : `${view.stopped ? "Stopped; this is what was measured in" : "Measured in"} ${view.seconds.toFixed(1)} s.`;
   $(".bm-where").textContent = view.where;
-  const head = make("tr", "");
+  const head = make("tr");
   head.append(...COLUMNS.map(([name, , help]) => {
-    const cell = make("th", name);
+    const cell = make("th", "", name);
     cell.scope = "col";
     cell.title = help;
     return cell;
   }));
   $(".bm-table-place").hidden = $(".bm-limit").hidden = !view.rows.length;
   $(".bm-table").replaceChildren(head, ...view.rows.map((r) => {
-    const row = make("tr", "");
-    row.append(...COLUMNS.map(([, text], i) => make(i ? "td" : "th", text(r, view.own))));
+    const row = make("tr");
+    row.append(...COLUMNS.map(([, text], i) => make(i ? "td" : "th", "", text(r, view.own))));
     row.firstChild.scope = "row";
     return row;
   }));
   $(".bm-claims").hidden = !view.claims.length;
-  const titles = make("tr", "");
-  titles.append(...["about", "claimed", "measured here", "verdict"].map((name) => make("th", name)));
+  const titles = make("tr");
+  titles.append(...["about", "claimed", "measured here", "verdict"].map((name) => make("th", "", name)));
   $(".bm-claim-table").replaceChildren(titles, ...view.claims.map((claim) => {
-    const row = make("tr", "");
+    const row = make("tr");
     const kind = { "as claimed": "bm-yes", "not so here": "bm-no" }[claim.verdict] ?? "bm-other";
-    row.append(make("th", claim.topic), make("td", claim.claimed), make("td", claim.measured), make("td", claim.verdict, kind));
+    row.append(make("th", "", claim.topic), make("td", "", claim.claimed), make("td", "", claim.measured), make("td", kind, claim.verdict));
     row.firstChild.scope = "row";
     return row;
   }));

@@ -1,14 +1,7 @@
 // The columns of a comparison and what differed where they part. Texts enter through textContent only.
-const $ = (name) => element.querySelector(name);
 const SVG = "http://www.w3.org/2000/svg";
 let view = null, point = 0, pair = null, lastRun = "";
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const size = (n) => (n >= 1e9 ? `${(n / 1e9).toPrecision(3)}B` : n >= 1e6 ? `${(n / 1e6).toPrecision(3)}M` : String(n));
 const rate = (x) => (x >= 100 ? x.toFixed(0) : x.toPrecision(2).replace(/e\+?(\d+)/, (_, e) => "0".repeat(e)));
 const ENDS = { stop: "", length: "ended at max new tokens", time: "ended at the time limit", stopped: "stopped" };

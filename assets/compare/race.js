@@ -1,21 +1,14 @@
 // The race's table: fewest experts first. Texts enter through textContent only.
-const $ = (name) => element.querySelector(name);
-const make = (tag, text, className) => {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  if (className) node.className = className;
-  return node;
-};
 const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(3)}`;
 
 function row(entry, view) {
   const line = document.createElement("tr");
-  const name = make("th", `${entry.on_front ? "● " : ""}${entry.policy}`);
+  const name = make("th", "", `${entry.on_front ? "● " : ""}${entry.policy}`);
   name.scope = "row";
   if (entry.on_front) name.setAttribute("aria-label", `${entry.policy}, on the Pareto front`);
   line.className = [entry.on_front ? "cmp-front" : "", entry.family === view.control ? "cmp-control" : ""].join(" ");
-  line.append(name, make("td", entry.mean_k.toFixed(2)), make("td", entry.mean_nll.toFixed(3)),
-    make("td", entry.change_nll === null ? "" : signed(entry.change_nll)));
+  line.append(name, make("td", "", entry.mean_k.toFixed(2)), make("td", "", entry.mean_nll.toFixed(3)),
+    make("td", "", entry.change_nll === null ? "" : signed(entry.change_nll)));
   return line;
 }
 
@@ -28,7 +21,7 @@ function draw() {
   $(".cmp-verdict").textContent = view.doing ? "" : view.verdict;
   const head = document.createElement("tr");
   for (const title of ["policy", "mean k", "nats a token", `against k=${view.own_k}`]) {
-    const cell = make("th", title);
+    const cell = make("th", "", title);
     cell.scope = "col";
     head.append(cell);
   }

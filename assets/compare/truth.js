@@ -1,15 +1,8 @@
 // The truth meter: the text shaded per token by what the chosen setting costs against the model's own k, in nats.
 // Texts enter through textContent only.
-const $ = (name) => element.querySelector(name);
 const FULL = 1; // nats: the strongest shade
 let view = null, k = null, weighting = "raw", focus = 0, nodes = [], key = "";
 
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const signed = (x, digits = 2) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(digits)}`;
 const shown = (text) => (text === "" ? "…" : text.replace(/\n/g, "⏎\n").replace(/^ $/, "␣"));
 const own = () => view.settings[0];

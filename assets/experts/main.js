@@ -51,8 +51,8 @@ function drawMap(s) {
 
 function table(place, head, rows, textColumns = []) {
   const line = (cells, tag) => {
-    const row = node("tr");
-    row.append(...cells.map((text, i) => node(tag, textColumns.includes(i) ? "ex-text" : "", text)));
+    const row = make("tr");
+    row.append(...cells.map((text, i) => make(tag, textColumns.includes(i) ? "ex-text" : "", text)));
     return row;
   };
   const made = rows.map((cells) => line(cells, "td"));

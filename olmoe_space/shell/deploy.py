@@ -121,17 +121,15 @@ def send(api: HfApi, space: str, names: list[str]) -> None:
 
 def signed_in(api: HfApi) -> str:
     """The account's name. Raises ValueError if there is no token, or one that is refused."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
         return str(api.whoami()["name"])
     except LocalTokenNotFoundError:
         raise ValueError(NO_TOKEN.format(why="there is no token on this machine.")) from None
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code == 401:
-            raise ValueError(NO_TOKEN.format(why="it refuses the token.")) from None
-        raise _in_words(error, "your token") from error
     except Exception as error:
+        if _status(error) == 401:
+            raise ValueError(NO_TOKEN.format(why="it refuses the token.")) from None
         raise _in_words(error, "your token") from error
 
 
@@ -166,14 +164,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _status(error: Exception) -> int:
+    """The HTTP status that the Hub answered; 0 for an error without an answer."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
+
+
 def _in_words(error: Exception, space: str) -> Exception:
     """The Hub's refusals as sentences with a remedy; anything else as it is."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else 0
         said = (error.server_message or str(error)).rstrip(".")
-        return ValueError(f"The Hub refused {space}: {said}. {REMEDIES.get(status, '')}".strip())
+        return ValueError(f"The Hub refused {space}: {said}. {REMEDIES.get(_status(error), '')}".strip())
     if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):  # what the client connects with
         return ValueError(f"The Hub cannot be reached ({type(error).__name__}). Check the connection and try again.")
     return error

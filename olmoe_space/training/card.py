@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .corpus import JUDGED_DOMAINS
+
 FRONT_MATTER = """---
 license: apache-2.0
 language: en
@@ -81,7 +83,7 @@ def average_prose(run: Path) -> str:
 
 def bits_table(measured: dict[str, Any]) -> str:
     """Bits per byte over all held-out documents, over those that nothing was chosen on, and on text from elsewhere."""
-    domains = ("math", "science", "stories", "dialogue", "web")
+    domains = JUDGED_DOMAINS
     bits = measured["bits_per_byte"]
     rows = [["all", bits["mean"], *(bits[d] for d in domains), bits["code"]]]
     if rest := measured.get("bits_per_byte_untouched"):

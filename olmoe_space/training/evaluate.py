@@ -82,12 +82,17 @@ def nats(model: Any, tokenizer: Any, texts: list[str]) -> tuple[float, int]:
     return total, count
 
 
+def bits_of(model: Any, tokenizer: Any, texts: list[str]) -> float:
+    """Bits per UTF-8 byte of all texts together."""
+    total, _ = nats(model, tokenizer, texts)
+    return round(total / math.log(2) / sum(len(text.encode()) for text in texts), 4)
+
+
 def bits_per_byte(model: Any, tokenizer: Any, texts: dict[str, list[str]]) -> dict[str, float]:
     """By domain, and the mean of the judged ones."""
     bits = {}
     for domain, documents in texts.items():
-        total, _ = nats(model, tokenizer, documents)
-        bits[domain] = round(total / math.log(2) / sum(len(text.encode()) for text in documents), 4)
+        bits[domain] = bits_of(model, tokenizer, documents)
         say(f"bits per byte, {domain}: {bits[domain]}")
     return {"mean": round(sum(bits[d] for d in corpus_files.JUDGED_DOMAINS) / 5, 4), **bits}
 
@@ -112,9 +117,7 @@ def bits_elsewhere(model: Any, tokenizer: Any, files: list[Path]) -> list[dict[s
     found = []
     for path in files:
         text = path.read_text()
-        total, _ = nats(model, tokenizer, [text])
-        found.append({"file": path.name, "bytes": len(text.encode()),
-                      "bits": round(total / math.log(2) / len(text.encode()), 4)})  # fmt: skip
+        found.append({"file": path.name, "bytes": len(text.encode()), "bits": bits_of(model, tokenizer, [text])})
         say(f"bits per byte, {found[-1]}")
     return found
 

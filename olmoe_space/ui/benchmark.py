@@ -14,11 +14,12 @@ import gradio as gr
 
 from ..model_info import ModelInfo
 from ..settings import Settings
-from .assets import read
+from .assets import read, script
 from .benchmarking import MAX_REPEATS, MIN_TOKENS, Benchmarking, plan_from_fields
 from .chat import MODEL_QUEUE, UNREACHED
 from .downloads import private_file
 from .plain_text import plain_text
+from .run_and_stop import busy, halt
 from .sharing import Sharing
 from .turn import Job
 
@@ -54,7 +55,7 @@ def benchmark_tab(info: ModelInfo, job: Job, settings: Settings, sharing: Sharin
             plan = plan_from_fields(info, settings, typed, *values)
         except ValueError as refused:
             return {error: str(refused)}
-        return {error: "", running: Benchmarking(plan, info), files: gr.update(visible=False), **_busy(True),
+        return {error: "", running: Benchmarking(plan, info), files: gr.update(visible=False), **busy(run, stop, True),
                 **dict.fromkeys(plots, gr.update(visible=False))}
 
     def compute(benchmark: Benchmarking | None, dark: bool) -> Iterator[Updates]:
@@ -64,7 +65,7 @@ def benchmark_tab(info: ModelInfo, job: Job, settings: Settings, sharing: Sharin
         with closing(benchmark.run(job)) as values:
             for value in values:
                 yield {view: value}
-        yield {error: benchmark.refusal, **_busy(False), **_drawn(benchmark, dark)}
+        yield {error: benchmark.refusal, **busy(run, stop, False), **_drawn(benchmark, dark)}
 
     def _drawn(benchmark: Benchmarking, dark: bool) -> Updates:
         if not benchmark.result.runs:
@@ -75,16 +76,6 @@ def benchmark_tab(info: ModelInfo, job: Job, settings: Settings, sharing: Sharin
                 **{plot: gr.update(value=draw[name](benchmark.result, dark), visible=True)
                    for name, plot in zip(FIGURES, plots, strict=True)}}
 
-    def halt(benchmark: Benchmarking | None) -> Updates:
-        if benchmark is None or benchmark.state == "done":
-            return _busy(False)
-        waiting = benchmark.state == "waiting"
-        benchmark.stop()
-        return _busy(False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
-
-    def _busy(busy: bool) -> Updates:
-        return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
-
     everything = [error, view, run, stop, files, *plots]
     asked = gr.on([prompt.submit, run.click], start, [prompt, running, *fields], [running, *everything],
                   concurrency_limit=None, **_PRIVATE)
@@ -93,8 +84,8 @@ def benchmark_tab(info: ModelInfo, job: Job, settings: Settings, sharing: Sharin
         js="(running) => [running, document.body.classList.contains('dark')]",
         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):  # the queue was full, or the connection broke
-        event.failure(lambda: {error: UNREACHED, **_busy(False)}, None, [error, run, stop], **_AT_ONCE)
-    stop.click(halt, running, [run, stop], **_AT_ONCE)
+        event.failure(lambda: {error: UNREACHED, **busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
+    stop.click(lambda benchmark: halt(benchmark, run, stop), running, [run, stop], **_AT_ONCE)
     sharing.offers("benchmark-tab", dict(zip(NAMES, [prompt, *fields], strict=True)),
                    lambda given: plan_from_fields(info, settings, *(given[name] for name in NAMES)))
     for kind, button in buttons:
@@ -121,7 +112,7 @@ def _fields(info: ModelInfo, settings: Settings) -> list[Any]:
 def _view() -> gr.HTML:
     return gr.HTML("", elem_id="benchmark-view", html_template=read("benchmark/view.html"),
                    head=f"<style>{read('benchmark/view.css')}</style>",
-                   js_on_load=f'"use strict";\n{read("benchmark/view.js")}', apply_default_css=False, container=False,
+                   js_on_load=script("elements.js", "benchmark/view.js"), apply_default_css=False, container=False,
                    padding=False)
 
 

@@ -1,11 +1,7 @@
-"""A benchmark as it runs: one k after the other, each in short pieces, and the values that its view draws.
-
-Like a turn of the chat it belongs to one visitor, is stopped by a flag and keeps what it has; see `comparing`.
-"""
+"""A benchmark as it runs: one k after the other, each in short pieces, and the values that its view draws."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -16,7 +12,8 @@ from ..model_info import ModelInfo
 from ..performance import Benchmark
 from ..request import GenerationRequest, whole_number
 from ..settings import Settings
-from .comparing import as_value, reason_of
+from .comparing import as_value
+from .stoppable import Stoppable
 from .turn import Job, closing_iterator
 
 MAX_KS = 12
@@ -45,37 +42,29 @@ def plan_from_fields(info: ModelInfo, settings: Settings, prompt: Any, ks: Any, 
     return Plan(requests, whole_number(repeats, "Repeats", 1, MAX_REPEATS), bool(stock))
 
 
-class Benchmarking:
-    """refusal: why nothing more came. state: "waiting", "running", "done"."""
+class Benchmarking(Stoppable):
+    """seconds: how long it has run."""
 
     def __init__(self, plan: Plan, info: ModelInfo) -> None:
-        self.plan, self.info = plan, info
+        super().__init__()
+        self.plan, self.info, self.seconds = plan, info, 0.0
         self.result = Benchmark(info.name, info.dtype, info.default_k, plan.requests[0].prompt)
-        self.state, self.refusal, self.stopped, self.seconds = "waiting", "", False, 0.0
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self.state == "waiting":
-            self.state = "done"
 
     def run(self, job: Job) -> Generator[str, None, None]:
         """Measures; yields values of the view after every repeat, and lastly the complete one."""
         if self.state != "waiting":
             return
-        self.state, began = "running", time.monotonic()
-        try:
-            for doing in self._steps(job):
+        began = time.monotonic()
+        with self._running():
+            try:
+                for doing in self._steps(job):
+                    self.seconds = time.monotonic() - began
+                    if self._stop.is_set():
+                        self.stopped = True
+                        break
+                    yield self.value(doing)
+            finally:
                 self.seconds = time.monotonic() - began
-                if self._stop.is_set():
-                    self.stopped = True
-                    break
-                yield self.value(doing)
-        except Exception as error:
-            self.refusal = reason_of(error)
-        finally:
-            self.state = "done"
-            self.seconds = time.monotonic() - began
         yield self.value()
 
     def _steps(self, job: Job) -> Generator[str, None, None]:

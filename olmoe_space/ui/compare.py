@@ -19,7 +19,7 @@ from ..model_info import ModelInfo
 from ..request import ADAPTIVE
 from ..rules import DEFAULTS, RANDOM
 from ..settings import Settings
-from .assets import read
+from .assets import read, script
 from .chat import MODEL_QUEUE, UNREACHED
 from .comparing import Comparison
 from .controls import WEIGHTINGS
@@ -28,6 +28,7 @@ from .measuring import Measurement, Opened, Text, texts_of
 from .plain_text import plain_text
 from .race import race_choices, race_section
 from .replies import Replies
+from .run_and_stop import busy, halt
 from .sharing import Sharing
 from .turn import Job, Turn
 
@@ -100,7 +101,7 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
             questions = questions_from_fields(typed, opened, pairs, info, settings, **fields)
         except ValueError as refused:
             return {error: str(refused)}
-        return {error: "", running: Comparison(questions, info, settings.live_updates_per_s), **_busy(run, stop, True)}
+        return {error: "", running: Comparison(questions, info, settings.live_updates_per_s), **busy(run, stop, True)}
 
     def compute(comparison: Comparison | None, opened: Opened | None) -> Iterator[Updates]:
         if comparison is None or comparison.state != "waiting":
@@ -109,15 +110,8 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
         with closing(comparison.run(job)) as values:
             for value in values:
                 yield {view: value}
-        yield {error: comparison.refusal, **_busy(run, stop, False), **truth.choices(comparison, opened),
+        yield {error: comparison.refusal, **busy(run, stop, False), **truth.choices(comparison, opened),
                raced: race_choices(comparison, opened)}
-
-    def halt(comparison: Comparison | None) -> Updates:
-        if comparison is None or comparison.state == "done":
-            return _busy(run, stop, False)
-        waiting = comparison.state == "waiting"
-        comparison.stop()
-        return _busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
 
     everything = [error, running, run, stop, view, truth.source, raced]
     asked = gr.on([prompt.submit, run.click], start, [prompt, opened_state, running, *choices, *sampling.values()],
@@ -125,8 +119,8 @@ def compare_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
     computed = running.change(compute, [running, opened_state], [c for c in everything if c is not running],
                               concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):  # the queue was full, or the connection broke
-        event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
-    stop.click(halt, running, [run, stop], **_AT_ONCE)
+        event.failure(lambda: {error: UNREACHED, **busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
+    stop.click(lambda comparison: halt(comparison, run, stop), running, [run, stop], **_AT_ONCE)
 
     def open_here(turn: Turn, comparison: Comparison | None) -> Updates:
         opened = opened_from(turn)
@@ -213,7 +207,7 @@ class _Truth:
             if text is None:
                 return {error: NO_REPLY}
             return {error: "", measuring: Measurement(text, info), plot: gr.update(visible=False),
-                    files: gr.update(visible=False), **_busy(run, stop, True)}
+                    files: gr.update(visible=False), **busy(run, stop, True)}
 
         def compute(measurement: Measurement | None, dark: bool) -> Iterator[Updates]:
             if measurement is None or measurement.state != "waiting":
@@ -223,13 +217,13 @@ class _Truth:
                 for value in values:
                     yield {view: value}
             shown = bool(measurement.scores)
-            yield {error: measurement.refusal, files: gr.update(visible=shown), **_busy(run, stop, False),
+            yield {error: measurement.refusal, files: gr.update(visible=shown), **busy(run, stop, False),
                    plot: gr.update(value=measurement.figure(dark) if shown else None, visible=shown)}
 
-        def halt(measurement: Measurement | None) -> Updates:
+        def leave(measurement: Measurement | None) -> Updates:
             if measurement is not None:
                 measurement.stop()
-            return _busy(run, stop, False)
+            return busy(run, stop, False)
 
         asked = run.click(start, [self.source, comparison, opened, measuring],
                           [error, measuring, plot, files, run, stop], concurrency_limit=None, **_PRIVATE)
@@ -238,8 +232,8 @@ class _Truth:
             js="(measuring) => [measuring, document.body.classList.contains('dark')]",
             concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
         for event in (asked, computed):
-            event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
-        stop.click(halt, measuring, [run, stop], **_AT_ONCE)
+            event.failure(lambda: {error: UNREACHED, **busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
+        stop.click(leave, measuring, [run, stop], **_AT_ONCE)
         for kind, button in buttons:
             button.click(_maker(kind, made), measuring, made, concurrency_id="figures", concurrency_limit=1,
                          **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)
@@ -272,13 +266,9 @@ def _maker(kind: str, made: gr.File) -> Any:
     return make
 
 
-def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
-    return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
-
-
 def comparison_view(name: str, elem_id: str) -> gr.HTML:
     """A view drawn by its script from values that no template refers to; the style comes with the first."""
     style = f"<style>{read('compare/compare.css')}</style>" if name == "columns" else ""
     return gr.HTML("", elem_id=elem_id, html_template=read(f"compare/{name}.html"), head=style,
-                   js_on_load=f'"use strict";\n{read(f"compare/{name}.js")}', apply_default_css=False,
+                   js_on_load=script("elements.js", f"compare/{name}.js"), apply_default_css=False,
                    container=False, padding=False)

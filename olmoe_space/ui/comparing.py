@@ -1,29 +1,25 @@
 """A comparison as it runs: one prompt under several settings, and the values that its view draws.
 
-Like a turn of the chat it belongs to one visitor, is stopped by a flag, and keeps what it has. Knows nothing of the
-page's components or of the model: it is handed `job`, which runs where the model is. A value is ASCII JSON that only
-the view's script reads; texts reach the page through textContent alone.
+Knows nothing of the page's components or of the model: it is handed `job`, which runs where the model is. A value is
+ASCII JSON that only the view's script reads; texts reach the page through textContent alone.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import threading
 import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from ..ask import Question
 from ..comparison import END, Difference, Speed, partings
 from ..events import Event, Finished, Prefilled, Started, Token
 from ..model_info import ModelInfo
+from .stoppable import Stoppable
 from .turn import Job, closing_iterator
 
-log = logging.getLogger(__name__)
 UPDATES_PER_S = 5.0  # at most: several texts are read, not watched, and each update costs all of them tokens
 WEIGHTS = {"raw": "", "renormalised": "renormalised", "mass_preserving": "mass-preserving"}
 
@@ -82,21 +78,13 @@ class Column:
                 "ended": done.finish_reason if done else "running" if running else "stopped"}
 
 
-class Comparison:
-    """refusal: why nothing came. state: "waiting", "running", "done"."""
-
+class Comparison(Stoppable):
     def __init__(self, questions: Sequence[Question], info: ModelInfo, updates_per_s: float) -> None:
+        super().__init__()
         self.columns = [Column(q, info) for q in questions]
         self.info, self.seed = info, questions[0].request.sampling.seed
-        self.state, self.refusal, self.stopped = "waiting", "", False
         self.differences: list[Difference] = []
         self._interval, self._due = 1 / min(updates_per_s, UPDATES_PER_S), 0.0
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self.state == "waiting":
-            self.state = "done"
 
     @property
     def has_replies(self) -> bool:
@@ -106,15 +94,10 @@ class Comparison:
         """Computes; yields values of the view on a clock, and lastly the complete one."""
         if self.state != "waiting":
             return
-        self.state = "running"
-        try:
+        with self._running():
             yield from self._replies(job)
             yield self.value("Comparing")
             yield from self._differences(job)
-        except Exception as error:
-            self.refusal = reason_of(error)
-        finally:
-            self.state = "done"
         yield self.value()
 
     def _replies(self, job: Job) -> Generator[str, None, None]:
@@ -168,12 +151,3 @@ def _shown(difference: Difference, columns: Sequence[Column]) -> dict[str, Any]:
 def as_value(view: dict[str, Any]) -> str:
     # "<" is escaped because gr.HTML warns of values that hold a script tag.
     return json.dumps(view, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def reason_of(error: Exception) -> str:
-    """What to tell the visitor; what nobody foresaw is logged too."""
-    reason = str(getattr(error, "message", error))
-    if isinstance(error, (ValueError, gr.Error)):  # gr.Error: what keeps its words across a fork
-        return reason
-    log.error("A measurement failed: %s", reason, exc_info=error)
-    return f"The model could not do this. {type(error).__name__}: {reason}"

@@ -17,15 +17,16 @@ import gradio as gr
 from ..model_info import ModelInfo
 from ..request import RoutingPolicy, whole_number
 from ..settings import Settings
-from .assets import read
+from .assets import read, script
 from .chat import MODEL_QUEUE, UNREACHED
 from .compare import KEEP_S, opened_from
 from .comparing import as_value
 from .expert_files import FIGURES, KINDS, maker
 from .muting import HEAD as MUTE_HEAD
-from .muting import mute_part, muted_requests
+from .muting import mute_part, request_and_scale
 from .plain_text import plain_text
 from .replies import Replies
+from .run_and_stop import busy, halt
 from .sharing import Fields, Sharing
 from .studying import Studying
 from .surveying import Surveying, survey_of_reply, survey_of_texts
@@ -39,7 +40,8 @@ STUDY_HEAD = ('<p class="ex-about">144 short texts of seven domains, read by the
               "and five claims about experts tested on it.</p>")
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_PRIVATE}
-_SCRIPTS = ("live_view/words.js", "live_view/scale.js", "live_view/heatmap.js", "experts/page.js", "experts/main.js")
+_SCRIPTS = ("elements.js", "live_view/words.js", "live_view/scale.js", "live_view/heatmap.js", "experts/page.js",
+            "experts/main.js")
 Updates = dict[Any, Any]
 
 
@@ -90,7 +92,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
             policy = RoutingPolicy(whole_number(wanted_k, "Active experts (k)", 1, info.num_experts))
         except ValueError as refused:
             return {study_error: str(refused)}
-        return {study_error: "", studying: Studying(DOMAINS, policy, info), **_busy(study_run, study_stop, True)}
+        return {study_error: "", studying: Studying(DOMAINS, policy, info), **busy(study_run, study_stop, True)}
 
     def compute_study(study: Studying | None, asked: Surveying | None) -> Iterator[Updates]:
         if study is None or study.state != "waiting":
@@ -99,14 +101,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
         with closing(study.run(job)) as doings:
             for doing in doings:
                 yield {view: value_of(asked, study, doing + " …")}
-        yield {study_error: study.refusal, view: value_of(asked, study), **_busy(study_run, study_stop, False)}
-
-    def halt(study: Studying | None) -> Updates:
-        waiting = study is None or study.state != "running"
-        if study is not None:
-            study.stop()
-        return (_busy(study_run, study_stop, False) if waiting
-                else {study_stop: gr.update(value="Stopping", interactive=False)})
+        yield {study_error: study.refusal, view: value_of(asked, study), **busy(study_run, study_stop, False)}
 
     def choose(asked: gr.EventData) -> tuple[int, int]:
         return cell_of(asked._data, info)
@@ -121,9 +116,9 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
                                   concurrency_limit=None, **_PRIVATE),
                   studying.change(compute_study, [studying, surveying], [study_error, view, study_run, study_stop],
                                   **on_model, **_PRIVATE)):
-        event.failure(lambda: {study_error: UNREACHED, **_busy(study_run, study_stop, False)}, None,
+        event.failure(lambda: {study_error: UNREACHED, **busy(study_run, study_stop, False)}, None,
                       [study_error, study_run, study_stop], **_AT_ONCE)
-    study_stop.click(halt, studying, [study_run, study_stop], **_AT_ONCE)
+    study_stop.click(lambda study: halt(study, study_run, study_stop), studying, [study_run, study_stop], **_AT_ONCE)
     view.submit(choose, None, [layer, expert], **_AT_ONCE)
 
     def open_here(turn: Turn) -> Updates:
@@ -133,7 +128,7 @@ def experts_tab(info: ModelInfo, job: Job, settings: Settings, replies: Replies,
 
     def check(fields: Fields) -> None:
         asked_survey(fields["text"], fields["other"], fields["k"])
-        muted_requests({name: fields[f"mute_{name}"] for name in mute_fields}, info, settings)
+        request_and_scale({name: fields[f"mute_{name}"] for name in mute_fields}, info, settings)
 
     sharing.offers("experts-tab", {"text": text, "other": other, "k": k,
                                    **{f"mute_{name}": field for name, field in mute_fields.items()}}, check)
@@ -166,14 +161,9 @@ def _files(info: ModelInfo, surveying: gr.State, studying: gr.State, layer: gr.N
                      concurrency_limit=1, **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)
 
 
-def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
-    return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
-
-
 def _view(info: ModelInfo) -> gr.HTML:
-    script = "\n".join(read(name) for name in _SCRIPTS)
     atlas = json.loads(read("olmoe_0924_expert_atlas.json"))
     return gr.HTML("", elem_id="experts-view", html_template=read("experts/view.html"),
-                   head=f"<style>{read('experts/view.css')}</style>", js_on_load=f'"use strict";\n{script}',
+                   head=f"<style>{read('experts/view.css')}</style>", js_on_load=script(*_SCRIPTS),
                    apply_default_css=False, container=False, padding=False,
                    about={"model": info.name, "atlas": atlas})

@@ -23,7 +23,7 @@ from ..model_info import ModelInfo
 from ..request import RoutingPolicy, visible_message, whole_number
 from ..settings import Settings
 from ..walk import MAX_TOKENS, ExpertWork, LayerWalk, Vector, Walk
-from .assets import read
+from .assets import read, script
 from .replies import Replies
 from .sharing import Sharing
 from .turn import Job, Turn
@@ -42,10 +42,9 @@ _SCRIPTS = ("live_view/words.js", "inside/numbers.js", "inside/pictures.js", "in
 def inside_tab(info: ModelInfo, job: Job, settings: Settings, queue: str, replies: Replies,
                sharing: Sharing) -> None:
     """queue: the concurrency_id of all that uses the model. replies: the chat's, any of which can be opened here."""
-    script = "\n".join(read(name) for name in _SCRIPTS)
     view = gr.HTML(
         value="", elem_id="inside", html_template=read("inside/view.html"),  # constant: gradio leaves it alone
-        head=f"<style>{read('inside/view.css')}</style>", js_on_load=f'"use strict";\n{script}',
+        head=f"<style>{read('inside/view.css')}</style>", js_on_load=script(*_SCRIPTS),
         apply_default_css=False, container=False, padding=False,
         about={"num_experts": info.num_experts, "default_k": info.default_k, "name": info.name,
                "first_text": FIRST_TEXT, "at_once": not settings.on_zero_gpu})

@@ -1,11 +1,7 @@
-"""The truth meter as it runs: one text at every k and weighting, and the values that its view draws.
-
-Belongs to one visitor, is stopped by a flag and keeps what it has; see `comparing`.
-"""
+"""The truth meter as it runs: one text at every k and weighting, and the values that its view draws."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +10,8 @@ from ..comparison import Speed
 from ..model_info import ModelInfo
 from ..request import Message
 from ..truth import Score, setting_name, verdict
-from .comparing import Comparison, as_value, reason_of
+from .comparing import Comparison, as_value
+from .stoppable import Stoppable
 from .turn import Job, closing_iterator
 
 if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
@@ -34,27 +31,18 @@ class Text:
     texts: tuple[str, ...]
 
 
-class Measurement:
-    """refusal: why nothing came. state: "waiting", "running", "done"."""
-
+class Measurement(Stoppable):
     def __init__(self, text: Text, info: ModelInfo) -> None:
+        super().__init__()
         self.text, self.info = text, info
         self.ks = [k for k in KS if k <= info.num_experts]
-        self.state, self.refusal, self.stopped = "waiting", "", False
         self.scores: list[Score] = []
         self.speeds: dict[int, float] = {}
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self.state == "waiting":
-            self.state = "done"
 
     def run(self, job: Job) -> Generator[str, None, None]:
         if self.state != "waiting":
             return
-        self.state = "running"
-        try:
+        with self._running():
             arguments = (self.text.prompt_ids, self.text.token_ids, self.ks, WEIGHTINGS)
             with closing_iterator(job("truth_meter", *arguments)) as results:
                 for result in results:
@@ -67,10 +55,6 @@ class Measurement:
                     if self._stop.is_set():
                         self.stopped = True
                         break
-        except Exception as error:
-            self.refusal = reason_of(error)
-        finally:
-            self.state = "done"
         yield self.value()
 
     def value(self) -> str:

@@ -24,6 +24,7 @@ from .chat import MODEL_QUEUE, UNREACHED
 from .compare import KEEP_S, START_PROMPT, START_TOKENS, comparison_view
 from .comparing import Comparison
 from .plain_text import plain_text
+from .run_and_stop import busy, halt
 from .studying import Studying
 from .surveying import Surveying
 from .turn import Job
@@ -67,7 +68,7 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
             asked, told = muted(dict(zip(fields, values, strict=True)), load, info, settings)
         except ValueError as refused:
             return {error: str(refused)}
-        return {error: "", note: f"{told} {of_what}.", running: asked, **_busy(run, stop, True)}
+        return {error: "", note: f"{told} {of_what}.", running: asked, **busy(run, stop, True)}
 
     def compute(comparison: Comparison | None) -> Iterator[Updates]:
         if comparison is None or comparison.state != "waiting":
@@ -76,13 +77,7 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
         with closing(comparison.run(job)) as values:
             for value in values:
                 yield {view: value}
-        yield {error: comparison.refusal, **_busy(run, stop, False)}
-
-    def halt(comparison: Comparison | None) -> Updates:
-        waiting = comparison is None or comparison.state != "running"
-        if comparison is not None:
-            comparison.stop()
-        return (_busy(run, stop, False) if waiting else {stop: gr.update(value="Stopping", interactive=False)})
+        yield {error: comparison.refusal, **busy(run, stop, False)}
 
     fields: dict[str, Component] = {"prompt": prompt, "layer": layer, "expert": expert, **sampling}
     asked = gr.on([prompt.submit, run.click], start, [running, surveying, studying, *fields.values()],
@@ -90,8 +85,8 @@ def mute_part(info: ModelInfo, job: Job, settings: Settings, surveying: gr.State
     computed = running.change(compute, running, [error, view, run, stop], concurrency_id=MODEL_QUEUE,
                               concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):
-        event.failure(lambda: {error: UNREACHED, **_busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
-    stop.click(halt, running, [run, stop], **_AT_ONCE)
+        event.failure(lambda: {error: UNREACHED, **busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
+    stop.click(lambda comparison: halt(comparison, run, stop), running, [run, stop], **_AT_ONCE)
     return fields
 
 
@@ -109,7 +104,7 @@ def load_of(surveying: Surveying | None, studying: Studying | None) -> tuple[np.
     raise ValueError(NO_LOAD)
 
 
-def muted_requests(fields: dict[str, Any], info: ModelInfo, settings: Settings) -> tuple[Question, ExpertScale]:
+def request_and_scale(fields: dict[str, Any], info: ModelInfo, settings: Settings) -> tuple[Question, ExpertScale]:
     """The request as the model is, its seed drawn if none was given, and the factor that is asked for.
 
     fields: prompt, layer, expert, factor, k, temperature, max_new_tokens and seed as typed. Raises ValueError for what
@@ -126,8 +121,8 @@ def muted_requests(fields: dict[str, Any], info: ModelInfo, settings: Settings) 
 
 
 def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: Settings) -> tuple[Comparison, str]:
-    """The three requests, and the two loads in words. fields: see `muted_requests`; load: int [L, E]."""
-    question, scale = muted_requests(fields, info, settings)
+    """The three requests, and the two loads in words. fields: see `request_and_scale`; load: int [L, E]."""
+    question, scale = request_and_scale(fields, info, settings)
     layer, expert, routing = scale.layer, scale.expert, question.request.routing
     seed = question.request.sampling.seed
     assert seed is not None  # drawn if none was given
@@ -142,7 +137,3 @@ def muted(fields: dict[str, Any], load: np.ndarray, info: ModelInfo, settings: S
         column.name = name
     return comparison, (f"Layer {layer}: expert {expert} works on {load[layer, expert]:,} tokens, its control, expert "
                         f"{control}, on {load[layer, control]:,},")
-
-
-def _busy(run: gr.Button, stop: gr.Button, busy: bool) -> Updates:
-    return {run: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}

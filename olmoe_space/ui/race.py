@@ -14,13 +14,14 @@ import gradio as gr
 from ..model_info import ModelInfo
 from ..request import visible_message
 from ..settings import Settings
-from .assets import read
+from .assets import read, script
 from .chat import MODEL_QUEUE, UNREACHED
 from .comparing import Comparison
 from .downloads import private_file
 from .measuring import Opened, texts_of
 from .plain_text import plain_text
 from .racing import KINDS, Race
+from .run_and_stop import busy, halt
 from .turn import Job
 
 TYPED = "the text below"
@@ -49,7 +50,7 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
         error = plain_text("race-error", "alert")
         with gr.Row(elem_id="race-result"):
             view = gr.HTML("", elem_id="race-view", html_template=read("compare/race.html"), apply_default_css=False,
-                           js_on_load=f'"use strict";\n{read("compare/race.js")}', container=False, padding=False,
+                           js_on_load=script("elements.js", "compare/race.js"), container=False, padding=False,
                            min_width=320)
             plot = gr.Plot(show_label=False, container=False, elem_id="race-plot", visible=False, min_width=320)
         with gr.Row(elem_id="race-files", visible=False) as files:
@@ -61,10 +62,6 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
     is_dark = gr.Checkbox(visible=False)
     racing = gr.State(None, time_to_live=KEEP_S)
 
-    def busy(is_busy: bool) -> Updates:
-        return {run: gr.update(visible=not is_busy),
-                stop: gr.update(visible=is_busy, value="Stop", interactive=True)}
-
     def start(name: str | None, words: str, past: Comparison | None, brought: Opened | None,
               before: Race | None) -> Updates:
         if before is not None:
@@ -75,7 +72,7 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
         except ValueError as refused:
             return {error: str(refused)}
         return {error: "", racing: Race(text, info), plot: gr.update(visible=False), files: gr.update(visible=False),
-                **busy(True)}
+                **busy(run, stop, True)}
 
     def compute(race: Race | None, dark: bool) -> Iterator[Updates]:
         if race is None or race.state != "waiting":
@@ -85,15 +82,8 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
             for value in values:
                 yield {view: value}
         shown = bool(race.runs)
-        yield {error: race.refusal, files: gr.update(visible=shown), **busy(False),
+        yield {error: race.refusal, files: gr.update(visible=shown), **busy(run, stop, False),
                plot: gr.update(value=race.figure(dark) if shown else None, visible=shown)}
-
-    def halt(race: Race | None) -> Updates:
-        if race is None or race.state == "done":
-            return busy(False)
-        waiting = race.state == "waiting"
-        race.stop()
-        return busy(False) if waiting else {stop: gr.update(value="Stopping", interactive=False)}
 
     def maker(kind: str) -> Any:
         def make(race: Race | None) -> str:
@@ -111,8 +101,8 @@ def race_section(info: ModelInfo, job: Job, settings: Settings, comparison: gr.S
         js="(racing) => [racing, document.body.classList.contains('dark')]",
         concurrency_id=MODEL_QUEUE, concurrency_limit=settings.max_concurrent_chats, **_PRIVATE)
     for event in (asked, computed):  # the queue was full, or the connection broke
-        event.failure(lambda: {error: UNREACHED, **busy(False)}, None, [error, run, stop], **_AT_ONCE)
-    stop.click(halt, racing, [run, stop], **_AT_ONCE)
+        event.failure(lambda: {error: UNREACHED, **busy(run, stop, False)}, None, [error, run, stop], **_AT_ONCE)
+    stop.click(lambda race: halt(race, run, stop), racing, [run, stop], **_AT_ONCE)
     for kind, button in buttons:
         button.click(maker(kind), racing, made, concurrency_id="figures", concurrency_limit=1,
                      **_PRIVATE).success(None, made, js=read("download.js"), **_AT_ONCE)

@@ -1,19 +1,16 @@
-"""A race as it runs: one text under every policy, and the values that its view draws.
-
-Belongs to one visitor, is stopped by a flag and keeps what it has; see `comparing`.
-"""
+"""A race as it runs: one text under every policy, and the values that its view draws."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from ..model_info import ModelInfo
 from ..race import CONTROL, Run, as_csv, as_rows, own_run, pareto_front, verdict
-from .comparing import as_value, reason_of
+from .comparing import as_value
 from .measuring import Text
+from .stoppable import Stoppable
 from .turn import Job, closing_iterator
 
 if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
@@ -22,27 +19,20 @@ if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes
 KINDS = ("PNG", "SVG", "CSV", "JSON")
 
 
-class Race:
-    """text: a reply, or what the visitor typed. refusal: why nothing came. state: "waiting", "running", "done"."""
+class Race(Stoppable):
+    """text: a reply, or what the visitor typed."""
 
     def __init__(self, text: Text | str, info: ModelInfo) -> None:
+        super().__init__()
         self.text, self.info = text, info
         self.what = text.name if isinstance(text, Text) else "the typed text"
-        self.state, self.refusal, self.stopped = "waiting", "", False
         self.runs: list[Run] = []
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self.state == "waiting":
-            self.state = "done"
 
     def run(self, job: Job) -> Generator[str, None, None]:
         """Computes; yields values of the view after every run, and lastly the complete one."""
         if self.state != "waiting":
             return
-        self.state = "running"
-        try:
+        with self._running():
             results = job("race_text", self.text) if isinstance(self.text, str) else job(
                 "race", self.text.prompt_ids, self.text.token_ids)
             with closing_iterator(results) as runs:
@@ -52,10 +42,6 @@ class Race:
                         self.stopped = True
                         break
                     yield self.value()
-        except Exception as error:
-            self.refusal = reason_of(error)
-        finally:
-            self.state = "done"
         yield self.value()
 
     def value(self) -> str:
@@ -68,7 +54,7 @@ class Race:
                          "rows": as_rows(self.runs, self.info.default_k)})
 
     def figure(self, dark: bool = False) -> Figure:
-        from ..plots import race_field
+        from ..race_plots import race_field
 
         families: dict[str, list[tuple[str, float, float, bool]]] = {}
         for run, ahead in zip(self.runs, pareto_front(self.runs), strict=True):

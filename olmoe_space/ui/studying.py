@@ -1,44 +1,36 @@
 """A study of the loaded model as it runs: the sample is read domain by domain, each a call of its own, and after each
-the shares are those of all texts so far. Stop keeps them. Belongs to one visitor; see `comparing`.
+the shares are those of all texts so far. Stop keeps them.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from ..model_info import ModelInfo
 from ..request import RoutingPolicy
 from ..survey import RoutedText, Shares, Study
-from .comparing import reason_of
+from .stoppable import Stoppable
 from .surveying import packed, share_rows
 from .turn import Job, closing_iterator
 
 HEAD = ("what", "group", "tokens", "layer", "expert", "share")
 
 
-class Studying:
-    """study: of all texts read so far. refusal: why it ended. state: "waiting", "running", "done"."""
+class Studying(Stoppable):
+    """study: of all texts read so far."""
 
     def __init__(self, domains: Sequence[str], policy: RoutingPolicy, info: ModelInfo) -> None:
+        super().__init__()
         self.domains, self.policy, self.info = tuple(domains), policy, info
-        self.state, self.refusal, self.stopped = "waiting", "", False
         self.study: Study | None = None
         self._texts: list[RoutedText] = []
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self.state == "waiting":
-            self.state = "done"
 
     def run(self, job: Job) -> Generator[str, None, None]:
         """Computes; yields what it is doing, while `study` grows."""
         if self.state != "waiting":
             return
-        self.state = "running"
-        try:
+        with self._running():
             for number, domain in enumerate(self.domains):
                 yield f"Reading {domain}: {number} of {len(self.domains)} domains, {len(self._texts)} texts so far"
                 self._read(job, domain)
@@ -49,10 +41,6 @@ class Studying:
             if self._texts:
                 yield "Testing the five claims against shuffled labels"
                 self._count(job, with_insights=True)
-        except Exception as error:
-            self.refusal = reason_of(error)
-        finally:
-            self.state = "done"
 
     def _read(self, job: Job, domain: str) -> None:
         with closing_iterator(job("read_sample", domain, self.policy)) as texts:

@@ -1,6 +1,6 @@
 """A survey as it runs: one text, or two, as the routers dealt with them; and what the page and the files say of it.
 
-Belongs to one visitor and keeps what it has; see `comparing`. Knows nothing of the page's components or of the model.
+Belongs to one visitor and keeps what it has; see `stoppable`. Knows nothing of the page's components or of the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..request import RoutingPolicy, visible_message
 from ..settings import Settings
 from ..survey import Overlap, Survey
 from .compare import Opened
-from .comparing import reason_of
+from .stoppable import reason_of
 from .turn import Job, Turn, closing_iterator
 
 THIS, OTHER = "this text", "the other text"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from .chatting import ask
+
 pytestmark = pytest.mark.browser
 STORY = "Tell me a story about a fox with a bell on its tail."
 
@@ -90,10 +92,7 @@ def test_a_setting_that_cannot_be_is_said_in_words(page: Page) -> None:
 
 
 def test_a_chat_reply_opens_here_with_one_click(page: Page) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill("What is <b>water</b>?")
-    box.press("Enter")
+    ask(page, "What is <b>water</b>?")
     page.get_by_role("button", name="Open this reply in Compare").click(timeout=120_000)
     tab = Tab(page)
     expect(page.locator("#compare-prompt textarea")).to_have_value("What is <b>water</b>?")

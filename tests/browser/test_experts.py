@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from .chatting import ask
 from .tabs import open_tab
 
 pytestmark = pytest.mark.browser
@@ -105,10 +106,7 @@ def test_stop_keeps_what_was_read(page: Page) -> None:
 
 
 def test_a_chat_reply_opens_here(page: Page) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill("hi")
-    box.press("Enter")
+    ask(page, "hi")
     expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=SLOW)
     page.get_by_role("button", name="Open this reply in Experts").click()
     expect(page.locator("#experts-view [data-part=map-note]")).to_contain_text("of the chat's reply at k=8",

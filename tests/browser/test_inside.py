@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from .chatting import ask_and_wait
+
 pytestmark = pytest.mark.browser
 
 
@@ -131,11 +133,7 @@ def test_hostile_text_stays_text_and_refusals_keep_it(page: Page) -> None:
 
 
 def test_a_chat_reply_opens_here(page: Page) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill("hi")
-    box.press("Enter")
-    expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=120_000)
+    ask_and_wait(page, "hi")
     page.get_by_role("button", name="Open this reply in Inside a token").click()
     view = page.locator("#inside")
     expect(view.locator(".in-tokens button", has_text="hi").first).to_be_visible(timeout=30_000)

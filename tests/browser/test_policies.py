@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from .chatting import ask
 from .tabs import open_tab
 
 pytestmark = pytest.mark.browser
-
-
-def ask(page: Page, text: str) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill(text)
-    box.press("Enter")
 
 
 @pytest.mark.parametrize("look", [{"width": 1440}, {"dark": True, "width": 390, "height": 844}], ids=["wide", "phone"])

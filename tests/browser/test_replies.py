@@ -5,22 +5,20 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from .chatting import ask
 from .tabs import open_tab
 
 pytestmark = pytest.mark.browser
 
 
-def ask(page: Page, text: str, nth: int) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill(text)
-    box.press("Enter")
+def ask_nth(page: Page, text: str, nth: int) -> None:
+    ask(page, text)
     expect(page.locator("#chat .reply-open").nth(nth).get_by_role("button")).to_have_count(4, timeout=120_000)
 
 
 def test_an_earlier_reply_opens_in_each_tab_and_in_the_map(page: Page) -> None:
-    ask(page, "What is <b>water</b>?", 0)
-    ask(page, "Why is the sky blue?", 1)
+    ask_nth(page, "What is <b>water</b>?", 0)
+    ask_nth(page, "Why is the sky blue?", 1)
     first = page.locator("#chat .reply-open").first
     tokens = page.locator("#live-view [data-part=reply] [role=option]")
     latest = tokens.all_text_contents()

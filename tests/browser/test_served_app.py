@@ -8,21 +8,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from .chatting import ask_and_wait
+
 pytestmark = pytest.mark.browser
-
-
-def ask(page: Page, text: str) -> None:
-    box = page.get_by_label("Message", exact=True)
-    expect(box).to_be_visible(timeout=60_000)
-    box.fill(text)
-    box.press("Enter")
-    expect(page.locator("#chat .reply-note").last).to_contain_text("mass", timeout=120_000)
 
 
 @pytest.mark.parametrize("look", [{}, {"dark": True}, {"width": 390, "height": 844}], ids=["laptop", "dark", "phone"])
 def test_a_reply_of_the_embedded_model(open_page: Any, look: dict[str, Any]) -> None:
     page = open_page(**look)
-    ask(page, "Why is the sky blue?")
+    ask_and_wait(page, "Why is the sky blue?")
     expect(page.locator("#chat .reply-note").last).to_contain_text(re.compile(r"k 8 · \d+ tok/s"))
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
@@ -32,7 +26,7 @@ def test_adaptive_mode_gives_a_technical_question_more_experts(page: Page) -> No
     page.get_by_role("radio", name="Adaptive").check()
     used = []
     for question in ("hi there", "Prove that every finite integral domain is a field."):
-        ask(page, question)
+        ask_and_wait(page, question)
         expect(page.locator("#chat .reply-note")).to_have_count(len(used) + 1)
         note = page.locator("#chat .reply-note").last.inner_text()
         used.append(int(re.search(r"k (\d+)", note)[1]))
