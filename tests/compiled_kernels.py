@@ -1,6 +1,6 @@
 """Run by test_triton.py: every kernel launch of a decode step of the real shape goes through Triton's compiler, for
-GPUs that need not be here. Arguments: compute capabilities, such as 75 80 90; prints registers and spills are left to
-the GPU's own tools."""
+GPUs that need not be here, with weights of 16 and of 8 bits. Arguments: compute capabilities, such as 75 80 90; prints
+registers and spills are left to the GPU's own tools."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from olmoe_space.engine.cuda.decoder import Decoder
+from olmoe_space.model.int8 import to_int8
 from olmoe_space.model.structure import weights_of
 
 from .fakes import random_olmoe
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
-         torch.int64: "*i64"}
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int8: "*i8",
+         torch.int32: "*i32", torch.int64: "*i64"}
+SHARED = {75: 64, 80: 163, 86: 99, 90: 227}  # KiB of shared memory that a program may have
 Launch = tuple[JITFunction, tuple[Any, ...], dict[str, Any]]
 
 
@@ -64,18 +66,26 @@ def main(capabilities: list[int]) -> None:
         dtype = torch.float16 if capability < 80 else torch.bfloat16
         model = random_olmoe("olmoe_experts", vocab_size=50304, hidden_size=2048, intermediate_size=1024,
                              num_hidden_layers=1, num_experts=2, num_experts_per_tok=2, num_attention_heads=16)
-        decoder = Decoder(weights_of(model.to(dtype)), slots=2, capacity=512, max_rows=4)
-        if capability >= 90:
-            decoder._overlap = {"OVERLAP": True, "launch_pdl": True}
-        seen = set()
-        for rows in (1, 4):
-            for launch in launches(decoder, rows):
-                kernel = compiled(launch, capability)
-                seen.add((rows, launch[0].fn.__module__.rsplit(".")[-1] + "." + launch[0].__name__,
-                          kernel.metadata.shared))
-        for entry in sorted(seen):
-            print(f"sm_{capability}", *entry)
-        sys.stdout.flush()
+        check(model.to(dtype), (1, 4), capability)
+        check(to_int8(model, "cpu"), (1, 4, 32), capability)
+
+
+def check(model: Any, batches: tuple[int, ...], capability: int) -> None:
+    """Steps of these numbers of rows compile and fit; those of one row load 16 bytes at once, however wide a weight."""
+    decoder = Decoder(weights_of(model), slots=2, capacity=512, max_rows=batches[-1])
+    if capability >= 90:
+        decoder._overlap = {"OVERLAP": True, "launch_pdl": True}
+    seen = set()
+    for rows in batches:
+        for launch in launches(decoder, rows):
+            kernel, module = compiled(launch, capability), launch[0].fn.__module__.rsplit(".")[-1]
+            assert kernel.metadata.shared <= SHARED[capability] * 1024, (module, launch[0].__name__)
+            if module == "one_row":
+                weights = [line for line in kernel.asm["ptx"].splitlines() if "evict_first" in line and "ld." in line]
+                assert weights and all(".v4.b32" in line for line in weights), weights
+            seen.add((rows, f"{module}.{launch[0].__name__}", kernel.metadata.shared))
+    for entry in sorted(seen):
+        print(f"sm_{capability}", "int8" if decoder.weights.in_int8 else "", *entry, flush=True)
 
 
 if __name__ == "__main__":

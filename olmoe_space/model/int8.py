@@ -55,6 +55,9 @@ Weight = Tensor | Int8Weight
 
 def quantised(weight: Tensor) -> Int8Weight:
     """[..., N, M] of any float dtype -> the nearest int8 and scales. A row of zeros stays one."""
+    if weight.dim() > 2:  # expert by expert: in float32 all of a layer would take the device over what it needs later
+        each = [quantised(matrix) for matrix in weight]
+        return Int8Weight(torch.stack([e.values for e in each]), torch.stack([e.scale for e in each]))
     wide = weight.detach().float()
     scale = wide.abs().amax(-1, keepdim=True) / LARGEST
     return Int8Weight((wide / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_().to(torch.int8), scale)

@@ -16,7 +16,7 @@ CGROUP = Path("/sys/fs/cgroup")
 CHUNK = 256  # tokens of a prompt that go through the model at once
 MIN_CONTEXT = 512  # tokens; a shorter context holds no conversation
 STEP = 256  # tokens by which the context shrinks
-RESERVE = 256 * 2**20  # bytes for what libraries and the allocator keep
+RESERVE = 256 * 2**20  # bytes for what libraries, the allocator and the Triton decoder (50 MB at 32 rows) keep
 
 
 class NotEnoughMemory(ValueError):
@@ -89,12 +89,14 @@ def cache_bytes(config: Any, dtype: torch.dtype) -> int:
 
 def workspace_bytes(config: Any, dtype: torch.dtype, in_int8: bool) -> int:
     """The most that a forward holds beside weights and cache: a chunk's tokens at every expert, in and out of their
-    products, and the logits; with 8-bit weights also the largest set of matrices that is dequantised at once."""
+    products, and the logits; with 8-bit weights also the largest set of matrices that is dequantised at once: the head,
+    or the experts gathered for one token, of which the last is there in 8 bits too (`engine.experts`)."""
     hidden, inner, wide = config.hidden_size, config.intermediate_size, dtype.itemsize
     products = CHUNK * config.num_experts * (2 * hidden + 3 * inner) * wide
     dequantised = 0
     if in_int8:
-        dequantised = wide * max(config.vocab_size * hidden, config.num_experts // 4 * 3 * hidden * inner)
+        gathered = config.num_experts // 4 * hidden * inner * (3 * wide + 1)
+        dequantised = max(wide * config.vocab_size * hidden, gathered)
     return products + dequantised + 8 * config.vocab_size + RESERVE
 
 

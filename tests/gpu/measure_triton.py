@@ -1,17 +1,21 @@
-"""Speed of the Triton kernels on the GPU at hand, with random weights of OLMoE-1B-7B's shape in bfloat16.
+"""Speed of the Triton kernels on the GPU at hand, with random weights of OLMoE-1B-7B's shape in bfloat16 and in int8.
 
-`python -m tests.gpu.measure_triton [kernels] [variants] [decode] [batch] [stock]`: the parts named, or all.
-A kernel is timed as one graph over all layers, so that no cache flatters it; a decode step as it is served.
+`python -m tests.gpu.measure_triton [memory8] [int8] [agreement] [kernels] [decode] [batch] [variants] [stock]`: the
+parts named, or all. `int8` decodes with both kinds of weights in turns; a part with an 8 (`kernels8`) is that part with
+int8 weights. A kernel is timed as one graph over all layers, so that no cache flatters it; a decode step as it is
+served.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +23,17 @@ from transformers import CompileConfig, GenerationConfig, OlmoeConfig, OlmoeForC
 
 from olmoe_space.engine.cache import KeyValueCache
 from olmoe_space.engine.cuda.decoder import Decoder, Settings
-from olmoe_space.engine.cuda.tiles import MANY_ROWS, ONE_ROW, Tile, Tiles
+from olmoe_space.engine.cuda.lanes import TritonKernels
+from olmoe_space.engine.cuda.tiles import Tile, Tiles
 from olmoe_space.engine.forward import forward
+from olmoe_space.engine.kernels import LaneRequest
 from olmoe_space.engine.routing import row_routing
+from olmoe_space.lab.limits import bytes_per_step
 from olmoe_space.lab.stock import stock_at
+from olmoe_space.model.memory import Room
+from olmoe_space.model.random_weights import random_model, shape_of
 from olmoe_space.model.structure import OlmoeWeights, weights_of
-from olmoe_space.request import RoutingPolicy
+from olmoe_space.request import RoutingPolicy, SamplingParams
 
 KS = (1, 4, 8, 16, 32, 64)
 PROMPT = 130
@@ -75,12 +84,8 @@ def copy_bandwidth() -> float:
     return 20 * 2 * 4 * 2**30 / (time.perf_counter() - began)
 
 
-def step_bytes(w: OlmoeWeights, experts_a_layer: float, held: Iterable[int]) -> float:
-    layer = w.layers[0]
-    fixed = sum(t.numel() for t in (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj, layer.router))
-    expert = 3 * layer.down_proj[0].numel()
-    kv = sum(2 * w.num_kv_heads * w.head_dim * n for n in held)
-    return 2 * (len(w.layers) * (fixed + experts_a_layer * expert + kv) + w.lm_head.numel())
+def step_bytes(w: OlmoeWeights, experts_a_layer: float, held: int) -> float:
+    return bytes_per_step(w, experts_a_layer * len(w.layers), held)
 
 
 @torch.inference_mode()
@@ -134,17 +139,34 @@ ONE = {
     "down": [Tile(4), Tile(8), Tile(4, warps=2), Tile(2), Tile(4, warps=8)],
 }
 MANY = {"gate_up": [Tile(64, 128, 4, 2, 3), Tile(64, 256, 8, 1, 3)], "down": [Tile(32, 128, 4, stages=6)]}
+ONE_INT8 = {
+    "qkv": [Tile(4, per_sm=8), Tile(2, per_sm=8), Tile(4, per_sm=6), Tile(4, per_sm=4)],
+    "output": [Tile(8), Tile(4), Tile(8, warps=2), Tile(8, warps=8)],
+    "gate_up": [Tile(4, warps=8, per_sm=4), Tile(2, warps=8, per_sm=4), Tile(2, per_sm=8), Tile(4, per_sm=4),
+                Tile(8, warps=8, per_sm=2)],
+    "down": [Tile(8), Tile(4), Tile(8, warps=8), Tile(16, warps=8)],
+    "head": [Tile(8, per_sm=4), Tile(4, per_sm=4), Tile(4, per_sm=8), Tile(8, warps=8, per_sm=4)],
+}
+MANY_INT8 = {
+    "qkv": [Tile(32, 256, stages=4), Tile(32, 128, stages=4), Tile(16, 512, stages=3)],
+    "gate_up": [Tile(64, 128, per_sm=2, stages=5), Tile(64, 128, per_sm=2, stages=3), Tile(64, 256, 8, 2, 3),
+                Tile(32, 256, per_sm=3, stages=3)],
+    "down": [Tile(32, 128, stages=6), Tile(32, 128, stages=8), Tile(64, 128, stages=6)],
+    "head": [Tile(64, 256, stages=4), Tile(64, 128, stages=4), Tile(64, 128, stages=6)],
+}
 
 
 def variants(model: Any) -> None:
-    decoder = Decoder(weights_of(model), 1, 1024, 1)
+    weights = weights_of(model)
+    decoder = Decoder(weights, 1, 1024, 1)
     fill(decoder, 0, 8, 256)
     for decoder.router_rows in (1, 2, 4, 8):
         decoder.capture(1)
         decoder.step([0])()
         print(f"router, {decoder.router_rows} experts a program: {graph_us(launcher(decoder, 1, 'router')) / 16:.1f}")
-    for rows, choices, base in ((1, ONE, ONE_ROW), (16, MANY, MANY_ROWS)):
-        decoder = Decoder(weights_of(model), rows, 1024, rows)
+    for rows, choices in ((1, ONE_INT8 if weights.in_int8 else ONE), (16, MANY_INT8 if weights.in_int8 else MANY)):
+        decoder = Decoder(weights, rows, 1024, rows)
+        base = decoder._tiles[rows > 1]
         decoder._batches[rows].slots.copy_(torch.arange(rows))
         decoder._batches[rows].logits_at.copy_(torch.arange(rows))
         for part in choices:
@@ -193,7 +215,7 @@ def decode(model: Any, bandwidth: float) -> None:
             decoder.run([0])
         torch.cuda.synchronize()
         bare = (time.perf_counter() - began) / steps
-        limit = bandwidth / step_bytes(decoder.weights, k, [PROMPT + steps // 2])
+        limit = bandwidth / step_bytes(decoder.weights, k, PROMPT + steps // 2)
         fill(decoder, 0, k)
         began = time.perf_counter()
         waiting = decoder.step([0])
@@ -251,9 +273,57 @@ def batch(model: Any, bandwidth: float) -> None:
             torch.cuda.synchronize()
             seconds = (time.perf_counter() - began) / 30
             experts = statistics.mean(touched)
-            limit = bandwidth / step_bytes(decoder.weights, experts, [PROMPT + 16] * rows)
+            limit = bandwidth / step_bytes(decoder.weights, experts, (PROMPT + 16) * rows)
             print(f"{rows} rows {name}: {rows / seconds:.0f} tok/s, step {seconds * 1000:.2f} ms, {experts:.1f} experts"
                   f" touched, {100 / seconds / limit:.0f} % of the limit", flush=True)
+
+
+def rate(decoder: Decoder, k: int, rows: int, steps: int = 100) -> float:
+    """Tokens a second of all rows together, greedy, on contexts of PROMPT tokens and more."""
+    slots = list(range(rows))
+    for slot in slots:
+        fill(decoder, slot, k, seed=slot)
+    decoder.run(slots)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(steps):
+        decoder.run(slots)
+    torch.cuda.synchronize()
+    return rows * steps / (time.perf_counter() - began)
+
+
+def int8(model: Any, eight: Any, bandwidth: float) -> None:
+    """Both kinds of weights in turns, medians of five: speed against each other and each against its own limit."""
+    both = [Decoder(weights_of(m), 8, 1024, 8) for m in (model, eight)]
+    for rows, k in [(1, k) for k in KS] + [(8, 8)]:
+        turns = [[rate(decoder, k, rows) for decoder in both] for _ in range(5)]
+        wide, narrow = (statistics.median(rates) for rates in zip(*turns, strict=True))
+        line = f"rows {rows}, k={k}: bfloat16 {wide:.0f} tok/s, int8 {narrow:.0f}, ratio {narrow / wide:.2f}"
+        if rows == 1:
+            limits = [bandwidth / step_bytes(decoder.weights, k, PROMPT + 50) for decoder in both]
+            line += (f"; of the limit {100 * wide / limits[0]:.0f} % of {limits[0]:.0f} and "
+                     f"{100 * narrow / limits[1]:.0f} % of {limits[1]:.0f}")
+        print(line + ("; target: a ratio of at least 1.3" if (rows, k) == (1, 8) else ""), flush=True)
+
+
+def memory8() -> None:
+    """What int8 weights take in all, from making them to a chat of the whole context; before any other model."""
+    gb = lambda: f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB"  # noqa: E731
+    config = shape_of()
+    model = random_model(config, torch.bfloat16, "cuda", in_int8=True)
+    made = gb()
+    torch.cuda.reset_peak_memory_stats()
+    kernels = TritonKernels(model, Room(1, config.max_position_embeddings))
+    request = LaneRequest(config.max_position_embeddings, RoutingPolicy(8), SamplingParams(temperature=0), 0)
+    with kernels.lanes([request]) as [lane]:
+        for _ in range(config.max_position_embeddings // 256 - 1):
+            kernels.prefill(lane, list(range(1000, 1256)))
+        for _ in range(64):
+            kernels.step([lane], frozenset())
+    free, total = torch.cuda.mem_get_info()
+    print(f"int8, one chat of {config.max_position_embeddings} tokens: peak {gb()} of tensors (target: under 8.5), "
+          f"{made} while the weights are made; the device holds {(total - free) / 1e9:.2f} GB with what PyTorch keeps "
+          f"and CUDA itself", flush=True)
 
 
 @torch.inference_mode()
@@ -310,21 +380,35 @@ def stock(model: Any) -> None:
 
 
 def main(parts: list[str]) -> None:
-    model = real_shape()
     bandwidth = copy_bandwidth()
     print(torch.cuda.get_device_name(), torch.__version__, f"copy {bandwidth / 1e12:.2f} TB/s", flush=True)
     torch.cuda.empty_cache()
-    for name, run in (("agreement", lambda: agreement(model)), ("kernels", lambda: kernels(model)),
-                      ("decode", lambda: decode(model, bandwidth)), ("batch", lambda: batch(model, bandwidth)),
-                      ("variants", lambda: variants(model)), ("stock", lambda: stock(model))):
-        if name in parts or not parts:
-            began = time.perf_counter()
-            try:
-                run()
-            except Exception:
-                traceback.print_exc()
-            print(f"[{name} {time.perf_counter() - began:.0f} s]", flush=True)
-            torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    part("memory8", memory8, parts)
+    model = real_shape()
+    part("stock", lambda: stock(model), parts)
+    eight = random_model(shape_of(), torch.bfloat16, "cuda", in_int8=True)
+    part("int8", lambda: int8(model, eight, bandwidth), parts)
+    for bits, one in (("", model), ("8", eight)):
+        part(f"agreement{bits}", partial(agreement, one), parts)
+        part(f"kernels{bits}", partial(kernels, one), parts)
+        part(f"decode{bits}", partial(decode, one, bandwidth), parts)
+        part(f"batch{bits}", partial(batch, one, bandwidth), parts)
+        part(f"variants{bits}", partial(variants, one), parts)
+
+
+def part(name: str, run: Callable[[], object], parts: list[str]) -> None:
+    """Run it if it was named, or none was; what fails is told and ends no other part."""
+    if parts and name not in parts:
+        return
+    began = time.perf_counter()
+    try:
+        run()
+    except Exception:
+        traceback.print_exc()
+    print(f"[{name} {time.perf_counter() - began:.0f} s]", flush=True)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ...model.int8 import Weight
+from ...model.int8 import Int8Weight, Weight
 from ...model.structure import LayerWeights, OlmoeWeights
 from ..cache import KeyValueCache
 from .buffers import CHUNKS, SHARES, SPLIT, Batch, new_batch, new_slots
 from .kernels import attention, draw, many_rows, one_row, router
-from .tiles import MANY_ROWS, ONE_ROW, Tile, Tiles
+from .tiles import MANY_ROWS, MANY_ROWS_INT8, ONE_ROW, ONE_ROW_INT8, Tile
 
 BUCKETS = (1, 2, 4, 8, 16, 32)  # rows a graph is captured for; a batch takes the smallest that holds it
 WEIGHTING_CODE = {"raw": 0, "renormalised": 1, "mass_preserving": 2}  # as kernels/router.py has them
@@ -32,8 +32,8 @@ PROGRAMS = 4096  # of attention, that a step of few rows launches at most
 def unsupported(weights: OlmoeWeights) -> str:
     """Why these kernels cannot compute this model; "" if they can."""
     layer = weights.layers[0]
-    if weights.in_int8:
-        return "its weights are int8, which they do not read"
+    if weights.in_int8 and any(matrix.shape[-1] % 16 for matrix in (layer.q_proj, layer.o_proj, layer.down_proj)):
+        return "its rows of int8 weights are not a multiple of 16, which are loaded at once"
     if layer.q_bias is not None or weights.clip_qkv is not None:
         return "its attention has biases or clips its queries, which no published OLMoE does"
     if not isinstance(weights.activation, torch.nn.SiLU) and "silu" not in type(weights.activation).__name__.lower():
@@ -68,14 +68,13 @@ class Traced:
 class Decoder:
     """Decodes in `slots` slots of `capacity` tokens. Weights are used where they lie; keys and values are its own."""
 
-    def __init__(self, weights: OlmoeWeights, slots: int, capacity: int, max_rows: int = BUCKETS[-1],
-                 one_row_tiles: Tiles = ONE_ROW, many_rows_tiles: Tiles = MANY_ROWS) -> None:
+    def __init__(self, weights: OlmoeWeights, slots: int, capacity: int, max_rows: int = BUCKETS[-1]) -> None:
         if reason := unsupported(weights):
             raise ValueError(f"The Triton kernels cannot compute this model: {reason}.")
         self.weights, self.capacity = weights, capacity
         self.cache = KeyValueCache(weights, slots, capacity)
         self.slots = new_slots(weights, slots)
-        self._tiles = (one_row_tiles, many_rows_tiles)
+        self._tiles = (ONE_ROW_INT8, MANY_ROWS_INT8) if weights.in_int8 else (ONE_ROW, MANY_ROWS)
         self.router_rows = ROUTER_ROWS
         self._on_gpu = weights.device.type == "cuda"
         overlaps = self._on_gpu and torch.cuda.get_device_capability(weights.device) >= (9, 0)
@@ -233,13 +232,13 @@ class Decoder:
         grid = (min(tile.per_sm * self._sms, most),)
         if rows == 1:
             one_row.gate_up[grid](
-                batch.stream, layer.experts_norm, layer.gate_up_proj, batch.touched, batch.count, batch.weight_of,
-                batch.inner, hidden, inner, self.weights.norm_eps, ROWS=tile.rows,
+                batch.stream, layer.experts_norm, *_parts(layer.gate_up_proj, rows), batch.touched, batch.count,
+                batch.weight_of, batch.inner, hidden, inner, self.weights.norm_eps, ROWS=tile.rows,
                 COLUMNS=triton.next_power_of_2(hidden), num_warps=tile.warps, **self._overlap)
         else:
             many_rows.gate_up[grid](
-                batch.normed, layer.gate_up_proj, batch.touched, batch.count, batch.weight_of, batch.inner, rows,
-                hidden, inner, self.weights.num_experts, BATCH=max(16, rows), ROWS=tile.rows,
+                batch.normed, *_parts(layer.gate_up_proj, rows), batch.touched, batch.count, batch.weight_of,
+                batch.inner, rows, hidden, inner, self.weights.num_experts, BATCH=max(16, rows), ROWS=tile.rows,
                 COLUMNS=_step(tile, hidden), num_warps=tile.warps, num_stages=tile.stages,
                 OVERLAP=False)  # overlapped, its programs settle unevenly on the multiprocessors: 165 us for 125
 
@@ -249,14 +248,14 @@ class Decoder:
         programs = triton.cdiv(hidden, tile.rows)
         if rows == 1:
             one_row.down[(programs,)](
-                batch.inner, layer.down_proj, batch.touched, batch.count, batch.stream, hidden, inner, ROWS=tile.rows,
-                COLUMNS=triton.next_power_of_2(inner), num_warps=tile.warps, **self._overlap)
+                batch.inner, *_parts(layer.down_proj, rows), batch.touched, batch.count, batch.stream, hidden, inner,
+                ROWS=tile.rows, COLUMNS=triton.next_power_of_2(inner), num_warps=tile.warps, **self._overlap)
         else:
             columns = max(_step(tile, inner), triton.next_power_of_2(triton.cdiv(inner, SHARES)))
             many_rows.down[(programs, triton.cdiv(inner, columns))](
-                batch.inner, layer.down_proj, batch.touched, batch.count, batch.slots, batch.stream, batch.down_parts,
-                batch.down_arrived, rows, hidden, inner, BATCH=max(16, rows), ROWS=tile.rows, COLUMNS=columns,
-                num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
+                batch.inner, *_parts(layer.down_proj, rows), batch.touched, batch.count, batch.slots, batch.stream,
+                batch.down_parts, batch.down_arrived, rows, hidden, inner, BATCH=max(16, rows), ROWS=tile.rows,
+                COLUMNS=columns, num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
 
     def launch_head(self, batch: Batch) -> None:
         self._project(batch, batch.stream, self.weights.final_norm, (self.weights.lm_head,), self.slots.logits, "head")
@@ -270,12 +269,12 @@ class Decoder:
         if len(matrices) > 1:  # no tile reaches from one matrix into the next
             tile = replace(tile, rows=min(tile.rows, self.weights.head_dim))
         heights = [m.shape[0] for m in matrices] + [0] * (3 - len(matrices))
-        first, second, third = (*matrices, *[matrices[0]] * (3 - len(matrices)))
+        values, scales = zip(*(_parts(m, rows) for m in (*matrices, *[matrices[0]] * (3 - len(matrices)))), strict=True)
         items = triton.cdiv(sum(heights), tile.rows)
         flags = {"ADD": out is batch.stream, "BY_SLOT": out is self.slots.logits}
         if rows == 1:
             one_row.project[(min(items, tile.per_sm * self._sms or items),)](
-                x, norm if norm is not None else x, first, second, third, out, slots, *heights, size,
+                x, norm if norm is not None else x, *values, *scales, out, slots, *heights, size,
                 self.weights.norm_eps, NORM=norm is not None, **flags, ROWS=tile.rows,
                 COLUMNS=triton.next_power_of_2(size), num_warps=tile.warps, **self._overlap)
             return
@@ -284,8 +283,15 @@ class Decoder:
                                          COLUMNS=triton.next_power_of_2(size), num_warps=4, **self._overlap)
             x = batch.normed
         many_rows.project[(items,)](
-            x, first, second, third, out, slots, rows, *heights, size, **flags, BATCH=max(16, rows),
+            x, *values, *scales, out, slots, rows, *heights, size, **flags, BATCH=max(16, rows),
             ROWS=tile.rows, COLUMNS=_step(tile, size), num_warps=tile.warps, num_stages=tile.stages, **self._overlap)
+
+
+def _parts(weight: Weight, rows: int) -> tuple[Tensor, Tensor | None]:
+    """A matrix where it lies, and its scales: None if it is not in 8 bits. `one_row` takes four int8 as one int32."""
+    if not isinstance(weight, Int8Weight):
+        return weight, None
+    return weight.values.view(torch.int32) if rows == 1 else weight.values, weight.scale
 
 
 def _step(tile: Tile, size: int) -> int:
