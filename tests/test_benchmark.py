@@ -12,9 +12,11 @@ import torch
 from transformers import OlmoeForCausalLM
 
 from olmoe_space.__main__ import main
+from olmoe_space.conversation import encode
 from olmoe_space.engine.engine import Engine
 from olmoe_space.events import Routing, Token
 from olmoe_space.lab import benchmark as lab_benchmark
+from olmoe_space.lab.agreement import Agreement, agreement, step_at
 from olmoe_space.lab.benchmark import Chats, Decode, Plan, Prefill, Tracing, _Run, _together, benchmark
 from olmoe_space.lab.benchmark_report import as_json, as_table, curve
 from olmoe_space.lab.limits import bytes_per_step, bytes_per_token, cache_bytes_per_token, copy_bandwidth
@@ -25,9 +27,10 @@ from olmoe_space.model.memory import parameter_count
 from olmoe_space.model.random_weights import random_model, shape_of
 from olmoe_space.model.structure import weights_of
 from olmoe_space.plots import speed_curves, to_svg
+from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
 from olmoe_space.settings import EMBEDDED_MODEL, Settings
 
-from .fakes import random_olmoe
+from .fakes import byte_tokenizer, random_olmoe
 
 # From the published shape by hand: MB to decode a token of OLMoE-1B-7B in 16 bits behind 512 others.
 MEGABYTES = {1: 1016, 4: 1620, 8: 2425, 16: 4036, 32: 7257, 64: 13699}
@@ -115,7 +118,7 @@ def test_stock_is_timed_at_the_k_asked_for_and_left_as_it_was(name: str) -> None
 @pytest.fixture(scope="module")
 def records(random_model_folder: Path) -> list[Any]:
     loaded = load(Settings(model=str(random_model_folder)))
-    plan = Plan((1, 16), (1, 3), (40, 10_000), 2, 4, 1, (RECIPES["generate"],))
+    plan = Plan((1, 16), (1, 3), (40, 10_000), 2, 4, 1, (RECIPES["generate"],), agreement=20)
     engine = Engine(loaded.model, loaded.tokenizer, backend="torch")
     told: list[str] = []
     found = list(benchmark(engine, loaded.info, plan, 1e9, told.append))
@@ -134,13 +137,36 @@ def test_every_measurement_of_the_plan_is_made(records: list[Any]) -> None:
     assert 3 * 16 <= decodes[4].experts_touched <= 3 * (4 + 8 + 16)  # three rows, sharing some
     [prefill] = [r for r in records if isinstance(r, Prefill)]  # the other does not fit the context
     assert abs(prefill.tokens - 40) <= 3 and 0 < prefill.seconds < prefill.first_token_s
-    assert [type(r) for r in records[-2:]] == [Tracing, Chats]
+    assert [type(r) for r in records[-6:]] == [Tracing, Chats, *4 * [Agreement]]
+    assert [(r.batch, r.k, r.tokens, r.different) for r in records[-4:]] == [
+        (1, 1, 20, 0), (1, 16, 20, 0), (3, 1, 60, 0), (3, 16, 60, 0)]  # in float32 on a CPU: every token
+
+
+def test_another_k_than_the_one_asked_for_is_seen_as_different_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(random_olmoe(), byte_tokenizer(), backend="torch")
+    request = GenerationRequest((Message("user", "One two"),), SamplingParams(0, 1, 20, 0), RoutingPolicy(1))
+    prompt = encode(engine.tokenizer, request.messages, engine.context_length, 20).token_ids
+    assert agreement(engine, [request], [prompt]).different == 0
+    monkeypatch.setattr("olmoe_space.lab.agreement.stock_at", lambda model, k: stock_at(model, 16))
+    found = agreement(engine, [request], [prompt])
+    assert found.different > 0 and found.ties < found.different and len(found.margin_steps) == found.different
+
+
+def test_a_step_is_the_distance_to_the_next_value() -> None:
+    values = torch.tensor([1.0, 1.5, 3.9, -4.0, 0.3])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        held = values.to(dtype)
+        bits = {4: torch.int32, 2: torch.int16}[dtype.itemsize]
+        away = (held.view(bits) + 1).view(dtype)  # one more in the bits: the next value away from zero
+        assert torch.equal(step_at(held), (away.double() - held.double()).abs().float())
 
 
 def test_they_are_told_in_a_table_a_json_line_and_a_picture(records: list[Any]) -> None:
     table = as_table(records)
     assert "stock generate" in table and " mixed " in table and "2 chats at once" in table
+    assert "greedy at batch 3, k=16: 60 of 60 tokens are stock's" in table
     kept = json.loads(json.dumps(as_json({"model": "m"}, records)))
+    assert len(kept["agreement"]) == 4 and kept["agreement"][0]["ties"] == 0
     assert len(kept["decode"]) == 5 and kept["decode"][0]["share_of_limit"] > 0 and kept["tracing"][0]["cost"] < 1
     ks, lines = curve(records)
     assert ks == [1, 16] and list(lines) == ["here", "limit", "stock generate"]
@@ -152,7 +178,7 @@ def test_they_are_told_in_a_table_a_json_line_and_a_picture(records: list[Any]) 
 
 def shell(folder: Path, *arguments: str) -> int:
     return main(["--model", str(folder), "benchmark", "--k", "4", "--batch", "1", "--prefill", "0", "--chats", "1",
-                 "--new-tokens", "4", "--repeats", "1", *arguments])
+                 "--agreement", "0", "--new-tokens", "4", "--repeats", "1", *arguments])
 
 
 @pytest.fixture
@@ -175,7 +201,7 @@ def test_random_weights_of_a_folders_shape(random_model_folder: Path, quick_copy
                                            capsys: pytest.CaptureFixture[str]) -> None:
     def run(folder: Path) -> int:
         return main(["benchmark", "--random-weights", str(folder), "--k", "4", "--batch", "1", "--prefill", "0",
-                     "--chats", "1", "--new-tokens", "4", "--repeats", "1", "--stock", "none"])
+                     "--chats", "1", "--agreement", "5", "--new-tokens", "4", "--repeats", "1", "--stock", "none"])
 
     assert run(random_model_folder) == 2
     assert "has 264 tokens, fewer than" in capsys.readouterr().err

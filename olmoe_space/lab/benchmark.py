@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from statistics import mean, median
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..model.memory import peak_bytes, reset_peak
 from ..model.structure import weights_of
 from ..model_info import ModelInfo
 from ..request import GenerationRequest, Message, RoutingPolicy, SamplingParams
+from .agreement import Agreement, agreement
 from .limits import bytes_per_step, now
 from .quality import HELD_OUT, read_texts
 from .stock import Recipe, decode_seconds, prefill_seconds
@@ -51,11 +52,14 @@ class Plan:
     new_tokens: int
     repeats: int
     recipes: tuple[Recipe, ...]  # of stock generate; none: stock is left out
+    agreement: int = 0  # new tokens of each row compared with stock's; 0: none are
 
     def __post_init__(self) -> None:
         if self.new_tokens < 3:
             raise ValueError(f"--new-tokens must be at least 3, to have steps between the first and the last token; "
                              f"got {self.new_tokens}.")
+        if self.agreement < 0:
+            raise ValueError(f"--agreement must be at least 0; got {self.agreement}.")
         for name in ("ks", "batches", "prefill", "chats", "repeats"):
             value = getattr(self, name)
             if any(v < 1 for v in (value if isinstance(value, tuple) else [value])):
@@ -85,11 +89,13 @@ class Decode:
 
 @dataclass(frozen=True)
 class Prefill:
-    """seconds: until the whole prompt has gone through. first_token_s: until the first token of the reply is told."""
+    """seconds: until the whole prompt has gone through. chunk_s: its slowest chunk, which is how long Stop and other
+    chats wait at most. first_token_s: until the first token of the reply is told."""
 
     tokens: int
     k: int
     seconds: float
+    chunk_s: float
     first_token_s: float
     stock_seconds: float | None
 
@@ -117,7 +123,7 @@ class Chats:
     one_tokens_per_s: float
 
 
-Record = Decode | Prefill | Tracing | Chats
+Record = Decode | Prefill | Tracing | Chats | Agreement
 
 
 def benchmark(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say: Say) -> Iterator[Record]:
@@ -133,6 +139,10 @@ def benchmark(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say
     yield bench.tracing()
     if plan.chats > 1:
         yield bench.chats_at_once()
+    if plan.agreement:
+        for batch in plan.batches:
+            for k in plan.ks:
+                yield bench.agreement(batch, k)
 
 
 def decode(engine: Engine, info: ModelInfo, plan: Plan, bandwidth: float, say: Say) -> Iterator[Decode]:
@@ -174,16 +184,16 @@ class _Bench:
             return last[0].seconds_per_token
 
         same_k = len(set(ks)) == 1
-        first_token: dict[str, list[float]] = {recipe.name: [] for recipe in self.plan.recipes if same_k}
+        recipes = [r for r in self.plan.recipes if same_k and (batch == 1 or not r.compile_cost)]
+        first_token: dict[str, list[float]] = {recipe.name: [] for recipe in recipes}
 
         def stock(recipe: Recipe) -> float:
             first, step = decode_seconds(self.model, self.rectangle(requests), ks[0], self.plan.new_tokens, recipe)
             first_token[recipe.name].append(first)
             return step / batch
 
-        contestants: dict[str, Callable[[], float]] = {"ours": ours}
-        if same_k:
-            contestants |= {recipe.name: partial(stock, recipe) for recipe in self.plan.recipes}
+        contestants: dict[str, Callable[[], float]] = {
+            "ours": ours, **{recipe.name: partial(stock, recipe) for recipe in recipes}}
         what = f"decode, batch {batch}, " + (f"k={ks[0]}" if same_k else "mixed k")
         seconds = in_turns(contestants, self.plan.repeats, what, self.say)
         run = last[0]
@@ -198,21 +208,25 @@ class _Bench:
         request = self.request(0, min(tokens, self.info.context_length - 1), self.info.default_k, 1)
         ids = torch.tensor([self.ids(request)], device=self.model.device)
         first: list[float] = []
+        slowest: list[float] = []
 
         def ours() -> float:
-            began, filled = now(self.model.device), 0.0
+            began = now(self.model.device)
+            filled = [began]
             for event in self.engine.stream(request):
                 if isinstance(event, Prefilled):
-                    filled = now(self.model.device) - began
+                    filled.append(now(self.model.device))
                 elif isinstance(event, Token):
                     first.append(time.perf_counter() - began)
-            return filled
+            slowest.append(max(end - start for start, end in pairwise(filled)))
+            return filled[-1] - began
 
         contestants: dict[str, Callable[[], float]] = {"ours": ours}
         if self.plan.recipes:
             contestants["stock"] = partial(prefill_seconds, self.model, ids, self.info.default_k)
         seconds = in_turns(contestants, self.plan.repeats, f"prefill of {ids.shape[1]} tokens", self.say)
-        return Prefill(ids.shape[1], self.info.default_k, seconds["ours"], median(first[1:]), seconds.get("stock"))
+        return Prefill(ids.shape[1], self.info.default_k, seconds["ours"], median(slowest[1:]), median(first[1:]),
+                       seconds.get("stock"))
 
     def tracing(self) -> Tracing:
         k = self.info.default_k
@@ -229,6 +243,11 @@ class _Bench:
                             "one": lambda: _threads(self.engine, requests[:1])},
                            self.plan.repeats, f"{chats} chats at once", self.say)
         return Chats(chats, k, 1 / seconds[f"{chats} chats"], 1 / seconds["one"])
+
+    def agreement(self, batch: int, k: int) -> Agreement:
+        self.say(f"{self.plan.agreement} tokens against stock's, batch {batch}, k={k}")
+        requests = [self.request(row, PROMPT_TOKENS, k, self.plan.agreement) for row in range(batch)]
+        return agreement(self.engine, requests, [self.ids(request) for request in requests])
 
     def request(self, row: int, tokens: int, k: int, new_tokens: int) -> GenerationRequest:
         """A greedy request whose prompt has about so many tokens, template included; each row has its own text."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .agreement import TIE_STEPS, Agreement
 from .benchmark import Chats, Decode, Prefill, Record, Tracing
 
 
@@ -15,7 +16,8 @@ def as_json(machine: dict[str, Any], records: Sequence[Record]) -> dict[str, Any
         "decode": [asdict(r) | {"share_of_limit": r.share_of_limit} for r in records if isinstance(r, Decode)],
         "prefill": [asdict(r) for r in records if isinstance(r, Prefill)],
         "tracing": [asdict(r) | {"cost": r.cost} for r in records if isinstance(r, Tracing)],
-        "chats": [asdict(r) for r in records if isinstance(r, Chats)]}
+        "chats": [asdict(r) for r in records if isinstance(r, Chats)],
+        "agreement": [asdict(r) | {"ties": r.ties} for r in records if isinstance(r, Agreement)]}
 
 
 def as_table(records: Sequence[Record]) -> str:
@@ -29,7 +31,8 @@ def as_table(records: Sequence[Record]) -> str:
         lines += [_decode(r, recipes) for r in decodes]
     prefills = [r for r in records if isinstance(r, Prefill)]
     if prefills:
-        lines.append(f"{'prefill':<9}{'k':>6}{'ms':>10}{'stock ms':>10}{'ratio':>8}{'first token ms':>16}")
+        lines.append(f"{'prefill':<9}{'k':>6}{'ms':>10}{'stock ms':>10}{'ratio':>8}{'slowest chunk ms':>18}"
+                     f"{'first token ms':>16}")
         lines += [_prefill(r) for r in prefills]
     for record in records:
         if isinstance(record, Tracing):
@@ -39,6 +42,8 @@ def as_table(records: Sequence[Record]) -> str:
             lines.append(f"{record.chats} chats at once at k={record.k}: {record.tokens_per_s:.1f} tok/s together, "
                          f"one alone {record.one_tokens_per_s:.1f}: "
                          f"{record.tokens_per_s / record.one_tokens_per_s:.2f}")
+        elif isinstance(record, Agreement):
+            lines.append(_agreement(record))
     return "\n".join(lines)
 
 
@@ -51,10 +56,19 @@ def _decode(r: Decode, recipes: Sequence[str]) -> str:
     return line
 
 
+def _agreement(r: Agreement) -> str:
+    line = f"greedy at batch {r.batch}, k={r.k}: {r.tokens - r.different} of {r.tokens} tokens are stock's"
+    if not r.different:
+        return line
+    return (f"{line}; of the other {r.different}, {r.ties} are ties (at most {TIE_STEPS} steps of the dtype), the "
+            f"largest margin {max(r.margin_steps):.0f} steps")
+
+
 def _prefill(r: Prefill) -> str:
     stock = f"{1000 * r.stock_seconds:>10.1f}{r.stock_seconds / r.seconds:>8.2f}" if r.stock_seconds else \
         f"{'-':>10}{'-':>8}"
-    return f"{r.tokens:<9}{r.k:>6}{1000 * r.seconds:>10.1f}{stock}{1000 * r.first_token_s:>16.1f}"
+    return (f"{r.tokens:<9}{r.k:>6}{1000 * r.seconds:>10.1f}{stock}{1000 * r.chunk_s:>18.1f}"
+            f"{1000 * r.first_token_s:>16.1f}")
 
 
 def curve(records: Sequence[Record]) -> tuple[list[int], dict[str, list[float]]]:

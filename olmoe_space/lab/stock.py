@@ -16,7 +16,10 @@ from .limits import now
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to run stock `generate`. compile_s: what it costs before the first token, in words."""
+    """A way to run stock `generate`. compile_cost: what it costs before the first token, in words; "" if nothing.
+
+    One that compiles does so for every k and batch size, so it is measured for one row only.
+    """
 
     name: str
     compile_cost: str
@@ -25,10 +28,10 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    Recipe("generate", "none"),
-    Recipe("static", "a compilation for every k and batch size: tens of seconds each", "batched_mm",
+    Recipe("generate", ""),
+    Recipe("static", "tens of seconds for every k", "batched_mm",
            {"cache_implementation": "static"}),
-    Recipe("max-autotune", "as static, with kernels tried out: about a minute each; the fastest stock recipe known",
+    Recipe("max-autotune", "about a minute for every k; the fastest stock recipe known",
            "batched_mm", {"cache_implementation": "static", "compile_config": CompileConfig(mode="max-autotune")}),
 )}
 

@@ -21,9 +21,9 @@ from .loading import engine_for
 from .stopping import until_stopped
 
 # Without arguments: on a CPU a minute or two, on a GPU the whole table.
-DEFAULTS = {"cpu": {"k": "1,8,64", "batch": "1,8", "prefill": "256", "new_tokens": 32, "repeats": 3},
+DEFAULTS = {"cpu": {"k": "1,8,64", "batch": "1,8", "prefill": "256", "new_tokens": 32, "repeats": 3, "agreement": 64},
             "cuda": {"k": "1,2,4,8,16,32,64", "batch": "1,8,32", "prefill": "128,512,2048", "new_tokens": 64,
-                     "repeats": 5}}
+                     "repeats": 5, "agreement": 256}}
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -39,9 +39,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--chats", type=int, default=8, help="streams at once; 1: not measured (default 8)")
     parser.add_argument("--stock", default="generate", metavar="RECIPE[,RECIPE]",
                         help="stock transformers beside it: none, or of " + "; ".join(
-                            f"{r.name} (compile time: {r.compile_cost})" for r in RECIPES.values()))
+                            f"{r.name} (compiles: {r.compile_cost or 'nothing'})" for r in RECIPES.values()))
     parser.add_argument("--int8", action="store_true", help="at the end, decode at batch 1 with 8-bit weights too")
     parser.add_argument("--new-tokens", type=int, help="tokens decoded in each repeat")
+    parser.add_argument("--agreement", type=int, metavar="TOKENS",
+                        help="greedy tokens of each row compared with stock's (default on a GPU 256); 0: none")
     parser.add_argument("--repeats", type=int, help="of each measurement, after one to warm up")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw decode speed at batch 1 against k")
     return parser
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     settings = replace(settings, max_request_s=float("inf"), max_slots=max(*plan.batches, plan.chats))
     loaded = load_random(args.random_weights, settings) if args.random_weights else load(settings)
     if settings.weights == "int8":  # stock has no such weights, and would be measured dequantising ours
-        plan = replace(plan, recipes=())
+        plan = replace(plan, recipes=(), agreement=0)
     plan = replace(plan, batches=tuple(b for b in plan.batches if b <= loaded.room.slots) or (1,))
     began = time.perf_counter()
     loaded, engine = engine_for(loaded, settings)
@@ -106,7 +108,7 @@ def _plan(args: argparse.Namespace, defaults: dict[str, Any]) -> Plan:
     prefill = _numbers("--prefill", given["prefill"])
     return Plan(ks=_numbers("--k", given["k"]), batches=_numbers("--batch", given["batch"]),
                 prefill=() if prefill == (0,) else prefill, chats=args.chats, new_tokens=given["new_tokens"],
-                repeats=given["repeats"], recipes=tuple(RECIPES[name] for name in names))
+                repeats=given["repeats"], agreement=given["agreement"], recipes=tuple(RECIPES[name] for name in names))
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
