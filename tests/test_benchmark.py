@@ -176,6 +176,20 @@ def test_they_are_told_in_a_table_a_json_line_and_a_picture(records: list[Any]) 
         curve([r for r in records if not isinstance(r, Decode)])
 
 
+def test_a_stock_recipe_without_room_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPatch,
+                                                             random_model_folder: Path) -> None:
+    def no_room(*_: Any) -> None:
+        raise torch.OutOfMemoryError("64 GiB")
+
+    monkeypatch.setattr(lab_benchmark, "decode_seconds", no_room)
+    loaded = load(Settings(model=str(random_model_folder)))
+    plan = Plan((4,), (1,), (), 1, 4, 1, (RECIPES["generate"],))
+    found = list(benchmark(Engine(loaded.model, loaded.tokenizer, backend="torch"), loaded.info, plan, 1e9, print))
+    assert found[0].stock_tokens_per_s == {"generate": 0} and isinstance(found[1], Tracing)
+    assert "out of memory" in as_table(found) and json.dumps(as_json({}, found))
+    assert b"here" in to_svg(speed_curves(*curve(found), model="m", hardware="a GPU"))
+
+
 def shell(folder: Path, *arguments: str) -> int:
     return main(["--model", str(folder), "benchmark", "--k", "4", "--batch", "1", "--prefill", "0", "--chats", "1",
                  "--agreement", "0", "--new-tokens", "4", "--repeats", "1", *arguments])

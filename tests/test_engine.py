@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olmoe_space.engine.engine import PREFILL_CHUNK, Engine
+from olmoe_space.engine.engine import Engine
 from olmoe_space.engine.fair_lock import FairLock
 from olmoe_space.events import Finished, Prefilled, Started, Token
+from olmoe_space.model.memory import CHUNK
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
 from olmoe_space.trace import record
 
@@ -32,7 +33,7 @@ def test_events_come_in_order_and_count_right(engine: Engine) -> None:
     assert kinds == [Started, Prefilled, Prefilled] + [Token] * 12 + [Finished]
     started, chunks, finished = events[0], events[1:3], events[-1]
     assert sum(len(c.token_ids) for c in chunks) == started.prompt_tokens == finished.prompt_tokens
-    assert len(chunks[0].token_ids) == PREFILL_CHUNK
+    assert len(chunks[0].token_ids) == CHUNK
     assert (started.num_experts_per_tok, started.seed, finished.new_tokens) == (4, 3, 12)
     assert finished.finish_reason == "length" and finished.tokens_per_s > 0 and finished.ttft_s > 0
 

@@ -18,15 +18,13 @@ from tokenizers.decoders import DecodeStream
 
 from ..conversation import Prompt, encode
 from ..events import Event, Finished, FinishReason, Prefilled, Started, Token
-from ..model.memory import Room
+from ..model.memory import CHUNK, Room
 from ..request import GenerationRequest
 from .backend import choose_kernels
 from .batching import Batcher
 from .fair_lock import FairLock
 from .kernels import Kernels, LaneRequest, Step
 from .pytorch import PyTorchKernels
-
-PREFILL_CHUNK = 256  # tokens; between chunks Stop is heard and other chats take their turn
 
 
 @dataclass
@@ -54,6 +52,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_request_s = max_request_s
         self.context_length: int = room.context if room else model.config.max_position_embeddings
+        self.prefill_chunk = room.chunk if room else CHUNK
         self._stop_ids = _stop_ids(model)
         self._lock = FairLock()
         self.kernels = choose_kernels(model, backend, room)
@@ -115,12 +114,12 @@ class Engine:
 
     def _prefill(self, row: _Row) -> Iterator[Prefilled]:
         pieces = token_texts(self.tokenizer, row.prompt.token_ids)
-        for start in range(0, len(row.prompt.token_ids), PREFILL_CHUNK):
-            ids = row.prompt.token_ids[start:start + PREFILL_CHUNK]
+        for start in range(0, len(row.prompt.token_ids), self.prefill_chunk):
+            ids = row.prompt.token_ids[start:start + self.prefill_chunk]
             assert row.kernels is not None  # it is seated
             with self._lock:
                 routing = row.kernels.prefill(row.lane, ids)
-            yield Prefilled(ids, pieces[start:start + PREFILL_CHUNK], routing)
+            yield Prefilled(ids, pieces[start:start + self.prefill_chunk], routing)
 
     def _step(self, rows: Sequence[_Row], active: Sequence[int]) -> Iterator[tuple[int, Token]]:
         """The next token of each active row: a token is told with the experts that processed it."""

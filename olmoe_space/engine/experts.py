@@ -60,9 +60,10 @@ def _all(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model
 def _by_expert(x: Tensor, weights: Tensor, experts: Tensor, layer: LayerWeights, model: OlmoeWeights) -> Tensor:
     """Many tokens: sort the (token, expert) pairs by expert, one product a group."""
     per_token = experts.shape[1]
-    expert_of, order = experts.flatten().sort()
+    expert_of, order = experts.flatten().to(torch.int16).sort()  # a GPU sorts by so many bits
     token_of = order // per_token
-    ends = torch.searchsorted(expert_of, torch.arange(model.num_experts, device=x.device), right=True).to(torch.int32)
+    numbers = torch.arange(model.num_experts, dtype=torch.int16, device=x.device)
+    ends = torch.searchsorted(expert_of, numbers, right=True, out_int32=True)
     inner = _swiglu(_grouped(x[token_of], layer.gate_up_proj, ends), model)
     outputs = _grouped(inner, layer.down_proj, ends)
     outputs = outputs * weights.flatten()[order].unsqueeze(1)

@@ -62,7 +62,7 @@ def _forward(weights: OlmoeWeights, token_ids: Tensor, cache: KeyValueCache, row
     positions = starts[:, None] + torch.arange(new, device=token_ids.device)  # [B, N]
     x = F.embedding(token_ids, weights.embedding)  # [B, N, H]
     cos, sin = weights.rotary(x, positions)
-    turn = (cos.unsqueeze(1), sin.unsqueeze(1))  # [B, 1, N, D]
+    turn = (cos.unsqueeze(2), sin.unsqueeze(2))  # [B, N, 1, D]
     mask = _mask(cache, rows, positions)
     watch("embedding", -1, x)
     router_logits, selected, applied, active = [], [], [], []
@@ -111,8 +111,8 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
     v = linear(x, layer.v_proj, layer.v_bias)
     if weights.clip_qkv is not None:
         q, k, v = (t.clamp(-weights.clip_qkv, weights.clip_qkv) for t in (q, k, v))
-    q = _rotate(q.view(batch, new, weights.num_heads, -1).transpose(1, 2), *turn)  # [B, A, N, D]
-    k = _rotate(k.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2), *turn)  # [B, G, N, D]
+    q = _rotate(q.view(batch, new, weights.num_heads, -1), *turn).transpose(1, 2)  # [B, A, N, D]
+    k = _rotate(k.view(batch, new, weights.num_kv_heads, -1), *turn).transpose(1, 2)  # [B, G, N, D]
     v = v.view(batch, new, weights.num_kv_heads, -1).transpose(1, 2)
     k, v = cache.write(index, rows, k, v)  # [B, G, T, D]
     watch("queries", index, q)
@@ -123,7 +123,7 @@ def _attention(x: Tensor, layer: LayerWeights, weights: OlmoeWeights, turn: tupl
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE (Su et al. 2021, arXiv 2104.09864), halves rotated as GPT-NeoX does: x [B, heads, N, D]."""
+    """RoPE (Su et al. 2021, arXiv 2104.09864), halves rotated as GPT-NeoX does: x [B, N, heads, D]."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin
 

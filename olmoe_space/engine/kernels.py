@@ -66,7 +66,7 @@ class Kernels(Protocol):
         """
 
     def prefill(self, lane: Any, token_ids: Sequence[int]) -> Routing:
-        """Feed the next N tokens of a prompt, at most `engine.PREFILL_CHUNK`; T = N in what is returned."""
+        """Feed the next N tokens of a prompt, a chunk of them; T = N in what is returned."""
 
     def step(self, lanes: Sequence[Any], stop_ids: frozenset[int]) -> list[Step | Exception]:
         """Draw each lane's next token from its logits as its request says (`sampling.sample`) and feed it.

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from ..conversation import encode
-from ..engine.engine import PREFILL_CHUNK, Engine
+from ..engine.engine import Engine
 from ..engine.kernels import LaneRequest
-from ..events import Event, Prefilled, Token
+from ..events import Event, Prefilled, Started, Token
 from ..model.memory import peak_bytes, reset_peak
 from ..model.structure import weights_of
 from ..model_info import ModelInfo
@@ -78,7 +78,7 @@ class Decode:
     experts_touched: float  # a step, summed over layers
     bytes_per_step: float
     limit_tokens_per_s: float
-    stock_tokens_per_s: dict[str, float]  # by recipe
+    stock_tokens_per_s: dict[str, float]  # by recipe; 0: it does not fit the memory that there is
     stock_first_token_s: dict[str, float]
     peak_bytes: int  # of device memory while ours ran; on a CPU of the process
 
@@ -89,8 +89,8 @@ class Decode:
 
 @dataclass(frozen=True)
 class Prefill:
-    """seconds: until the whole prompt has gone through. chunk_s: its slowest chunk, which is how long Stop and other
-    chats wait at most. first_token_s: until the first token of the reply is told."""
+    """seconds: from the prompt's tokens until all have gone through. chunk_s: the slowest chunk, which is how long
+    Stop and other chats wait at most. first_token_s: from the prompt's text until the reply's first token is told."""
 
     tokens: int
     k: int
@@ -188,7 +188,11 @@ class _Bench:
         first_token: dict[str, list[float]] = {recipe.name: [] for recipe in recipes}
 
         def stock(recipe: Recipe) -> float:
-            first, step = decode_seconds(self.model, self.rectangle(requests), ks[0], self.plan.new_tokens, recipe)
+            try:
+                first, step = decode_seconds(self.model, self.rectangle(requests), ks[0], self.plan.new_tokens, recipe)
+            except torch.OutOfMemoryError:  # batched_mm copies the experts of every token of the prompt
+                torch.cuda.empty_cache()
+                return float("inf")
             first_token[recipe.name].append(first)
             return step / batch
 
@@ -202,7 +206,7 @@ class _Bench:
         return Decode(self.info.dtype, batch, ks[0] if same_k else None, context, 1 / seconds["ours"],
                       run.experts_touched, size, batch * self.bandwidth / size,
                       {name: 1 / seconds[name] for name in first_token},
-                      {name: median(times[1:]) for name, times in first_token.items()}, max(peaks))
+                      {name: median(times[1:]) for name, times in first_token.items() if times}, max(peaks))
 
     def prefill(self, tokens: int) -> Prefill:
         request = self.request(0, min(tokens, self.info.context_length - 1), self.info.default_k, 1)
@@ -212,14 +216,16 @@ class _Bench:
 
         def ours() -> float:
             began = now(self.model.device)
-            filled = [began]
+            filled: list[float] = []
             for event in self.engine.stream(request):
-                if isinstance(event, Prefilled):
+                if isinstance(event, Started):  # the prompt is tokens, as stock is given it
+                    filled.append(now(self.model.device))
+                elif isinstance(event, Prefilled):
                     filled.append(now(self.model.device))
                 elif isinstance(event, Token):
                     first.append(time.perf_counter() - began)
             slowest.append(max(end - start for start, end in pairwise(filled)))
-            return filled[-1] - began
+            return filled[-1] - filled[0]
 
         contestants: dict[str, Callable[[], float]] = {"ours": ours}
         if self.plan.recipes:
@@ -319,8 +325,8 @@ def bare(engine: Engine, request: GenerationRequest, prompt: Sequence[int]) -> f
     kernels, new_tokens = engine.kernels, request.sampling.max_new_tokens
     with engine.turn, kernels.lanes([LaneRequest(len(prompt) + new_tokens, request.routing, request.sampling, 0)]) \
             as [lane]:
-        for start in range(0, len(prompt), PREFILL_CHUNK):
-            kernels.prefill(lane, prompt[start:start + PREFILL_CHUNK])
+        for start in range(0, len(prompt), engine.prefill_chunk):
+            kernels.prefill(lane, prompt[start:start + engine.prefill_chunk])
         kernels.step([lane], frozenset())
         began = time.perf_counter()
         for _ in range(new_tokens - 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -52,7 +53,10 @@ def _decode(r: Decode, recipes: Sequence[str]) -> str:
             f"{100 * r.share_of_limit:>6.1f} %{r.bytes_per_step / 1e6:>10.1f}{r.peak_bytes / 1e6:>10.0f}")
     for name in recipes:
         stock = r.stock_tokens_per_s.get(name)
-        line += f"{stock:>20.1f}{r.tokens_per_s / stock:>8.2f}" if stock else f"{'-':>20}{'-':>8}"
+        if stock:
+            line += f"{stock:>20.1f}{r.tokens_per_s / stock:>8.2f}"
+        else:
+            line += f"{'-' if stock is None else 'out of memory':>20}{'-':>8}"
     return line
 
 
@@ -80,5 +84,5 @@ def curve(records: Sequence[Record]) -> tuple[list[int], dict[str, list[float]]]
     ks = [r.k for r in points if r.k]
     lines = {"here": [r.tokens_per_s for r in points], "limit": [r.limit_tokens_per_s for r in points]}
     for name in points[0].stock_tokens_per_s:
-        lines[f"stock {name}"] = [r.stock_tokens_per_s[name] for r in points]
+        lines[f"stock {name}"] = [r.stock_tokens_per_s[name] or math.nan for r in points]
     return ks, lines

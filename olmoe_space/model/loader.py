@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ..model_info import ModelInfo
 from ..settings import EMBEDDED_MODEL, HUB_MODEL, Settings
 from .int8 import to_int8
-from .memory import NotEnoughMemory, Room, free_bytes, parameter_count, room_for
+from .memory import LARGE_CHUNK, NotEnoughMemory, Room, chunk_for, free_bytes, parameter_count, room_for
 from .random_weights import random_model, shape_of
 from .structure import weights_of
 
@@ -110,8 +110,9 @@ def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedMode
 def _room(config: Any, dtype: torch.dtype, device: str, settings: Settings) -> Room:
     """On ZeroGPU the device is not there yet, and larger than any OLMoE."""
     if settings.on_zero_gpu:
-        return Room(settings.max_slots, config.max_position_embeddings)
-    return room_for(config, dtype, settings.weights == "int8", free_bytes(device), settings.max_slots)
+        return Room(settings.max_slots, config.max_position_embeddings, LARGE_CHUNK)
+    return room_for(config, dtype, settings.weights == "int8", free_bytes(device), settings.max_slots,
+                    chunk_for(device))
 
 
 def _dtype(settings: Settings, device: str, config: Any) -> torch.dtype:

@@ -61,17 +61,21 @@ def test_unasked_and_offline_a_gpu_gets_the_embedded_model_in_bfloat16() -> None
 
 @pytest.mark.parametrize("k", [1, 8, 64])
 def test_bfloat16_logits_are_as_close_to_float32_as_stock_bfloat16_ones(k: int) -> None:
-    """Rounding is unavoidable in 16 bits; ours may not add to it: at most 1.5 times stock's own distance."""
+    """Rounding is unavoidable in 16 bits; ours may not add to it: at most 1.2 times stock's own distance.
+
+    Of many short texts the median token: where two experts all but tie, rounding alone decides which one computes a
+    token, and all behind it in the same text feel that.
+    """
     wide = load(Settings(model=str(EMBEDDED_MODEL), dtype="float32")).model
     half = load(Settings(model=str(EMBEDDED_MODEL), dtype="bfloat16")).model
-    ids = torch.randint(5, 8000, (1, 200), device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    ids = torch.randint(5, 8000, (16, 48), device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     weights = weights_of(half)
-    routing = row_routing([RoutingPolicy(k)], weights.num_experts, weights.device)
-    ours = forward(weights, ids, KeyValueCache(weights, 1, 200), [0], routing, all_logits=True).logits
+    routing = row_routing([RoutingPolicy(k)] * 16, weights.num_experts, weights.device)
+    ours = forward(weights, ids, KeyValueCache(weights, 16, 48), list(range(16)), routing, all_logits=True).logits
     with torch.no_grad():
         exact = _stock_logits(wide, k, ids)
         stock = _stock_logits(half, k, ids)
-    assert (ours - exact).norm() <= 1.5 * (stock - exact).norm()
+    assert (ours - exact).norm(dim=-1).median() <= 1.2 * (stock - exact).norm(dim=-1).median()
 
 
 def _stock_logits(model: Any, k: int, ids: torch.Tensor) -> torch.Tensor:

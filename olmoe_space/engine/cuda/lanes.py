@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,8 +141,17 @@ def _step(traced: Traced, row: int, k: int, stop_ids: frozenset[int]) -> Step | 
 
 def _routing(router_logits: Tensor, experts: Tensor, weights: Tensor, k: int) -> Routing:
     """[T, L, E], [T, L, K], [T, L, K] -> what an event carries, cut to k."""
-    array = lambda t: np.ascontiguousarray(t.cpu().numpy())  # noqa: E731
-    return Routing(array(router_logits), array(experts[..., :k].to(torch.uint8)), array(weights[..., :k]))
+    here = [_on_cpu(t) for t in (router_logits, experts[..., :k].to(torch.uint8), weights[..., :k])]
+    if router_logits.is_cuda:
+        torch.cuda.synchronize(router_logits.device)
+    return Routing(*(t.numpy().copy() for t in here))  # what is kept is not to stay pinned
+
+
+def _on_cpu(values: Tensor) -> Tensor:
+    """Begun, not waited for. By way of pinned memory, which the GPU fills itself: a prompt's logits are megabytes."""
+    if not values.is_cuda:
+        return values
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def _affordable(weights: OlmoeWeights, capacity: int) -> Room:
