@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .trace import RoutingTrace
+
 END = -1  # stands behind the tokens of a reply that the model itself has ended
 
 
@@ -48,6 +50,12 @@ class Speed:
 
     num_experts_per_tok: int
     tokens_per_s: float
+
+
+def reply_of(trace: RoutingTrace) -> list[int]:
+    """The trace's reply as `partings` reads it."""
+    ids: list[int] = trace.token_ids[trace.prompt_tokens:].tolist()
+    return [*ids, END] if trace.finish_reason == "stop" else ids
 
 
 def partings(replies: Sequence[Sequence[int]]) -> list[Parting]:

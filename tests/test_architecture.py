@@ -27,7 +27,7 @@ OURS: dict[str, set[str]] = {
     "events": set(),
     "adaptive": set(),
     "model_info": set(),
-    "comparison": set(),  # what measurements hand out, as events are what the engine does
+    "comparison": {"trace"},  # what measurements hand out, as events are what the engine does
     "truth": set(),
     "race": {"rules"},
     "survey": set(),

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..answer import final_answer
 from ..ask import given_seed, request_from_fields, setting_fields
-from ..comparison import END, Difference, Speed, only_one_used
+from ..comparison import Difference, Speed, only_one_used, reply_of
 from ..lab.compare import differences
 from ..lab.layer_budget import settled_request
 from ..request import ADAPTIVE
 from ..settings import Settings
-from ..trace import RoutingTrace, TraceRecorder
+from ..trace import TraceRecorder
 from .loading import load_engine
 from .stopping import until_stopped
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             recorders[row].add(event)
         traces = [recorder.trace() for recorder in recorders]
         prompt = traces[0].token_ids[:traces[0].prompt_tokens].tolist()
-        for found in differences(engine, prompt, [_tokens(t) for t in traces], [q.request.routing for q in questions]):
+        for found in differences(engine, prompt, [reply_of(t) for t in traces], [q.request.routing for q in questions]):
             if isinstance(found, Difference):
                 partings.append(found)
             elif isinstance(found, Speed):
@@ -72,12 +72,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         print("\n\n".join([*(_told(name, reply) for name, reply in zip(names, replies, strict=False)),
                            *(_why(p, names) for p in partings)]))
     return ending.exit_code
-
-
-def _tokens(trace: RoutingTrace) -> list[int]:
-    """The reply as `comparison.partings` reads it."""
-    ids: list[int] = trace.token_ids[trace.prompt_tokens:].tolist()
-    return [*ids, END] if trace.finish_reason == "stop" else ids
 
 
 def _plain(parting: Difference) -> dict[str, Any]:

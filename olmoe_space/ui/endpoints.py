@@ -1,25 +1,30 @@
-"""The endpoints: the same questions as on the page, for programs. Bad input is a gr.Error with a plain sentence."""
+"""The endpoints: the same questions as on the page, for programs and, as MCP tools, for other models. Bad input is a
+gr.Error with a plain sentence."""
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import gradio as gr
 
 from ..answer import final_answer
-from ..ask import DEFAULT_K_MAX, DEFAULT_K_MIN, Question, choice_from_fields, request_from_fields
+from ..ask import DEFAULT_K_MAX, DEFAULT_K_MIN, Question, choice_from_fields, given_seed, request_from_fields
+from ..comparison import partings, reply_of
 from ..events import Token
 from ..model_info import ModelInfo
 from ..settings import Settings
 from ..trace import TraceRecorder
 from .chat import MODEL_QUEUE
-from .turn import Stream, closing_iterator
+from .turn import Job, Stream, closing_iterator
+
+MOST_COMPARED = 8  # settings of one /compare: rows of one batch
 
 
-def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
-    """Registers /generate and /choose_experts with the Blocks being built."""
+def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | None = None) -> None:
+    """Registers /generate, /choose_experts and, given `job`, /compare with the Blocks being built."""
     low, high = min(DEFAULT_K_MIN, info.num_experts), min(DEFAULT_K_MAX, info.num_experts)
 
     def generate(
@@ -75,11 +80,60 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings) -> None:
         except ValueError as refused:
             raise gr.Error(str(refused), print_exception=False) from None
 
-    for function in (generate, choose_experts):  # gradio documents what is yielded, not that it is an iterator
+    def compare(
+        message: str,
+        num_experts_per_tok: list[int] | None = None,
+        weighting: Literal["raw", "renormalised", "mass_preserving"] = "raw",
+        system_prompt: str = "",
+        temperature: float = 0,
+        top_p: float = 1,
+        max_new_tokens: int = 64,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Replies to one message with several numbers of active experts (k), all drawn with the same seed, so that
+        what differs between the replies comes from k alone. More experts do not mean better replies.
+
+        num_experts_per_tok: the k to compare, such as [1, 8, 64]; None: half of the model's own, its own and twice
+        that. temperature 0 is greedy. The other settings are those of generate.
+
+        Returns seed, replies (one a k, each as generate's last object) and common_tokens: how many tokens all replies
+        begin with before the first that differs, or None if none does.
+        """
+        try:
+            ks = [info.default_k // 2 or 1, info.default_k, min(2 * info.default_k, info.num_experts)] \
+                if num_experts_per_tok is None else num_experts_per_tok
+            if not isinstance(ks, list) or not 2 <= len(ks) <= MOST_COMPARED:
+                raise ValueError(f"Compare needs a list of 2 to {MOST_COMPARED} numbers, such as [1, 8, 64].")
+            given = given_seed(seed)
+            shared = secrets.randbelow(2**32) if given is None else given
+            questions = [request_from_fields(
+                message, info=info, settings=settings, num_experts_per_tok=k, weighting=weighting,
+                system_prompt=system_prompt, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+                seed=shared) for k in ks]
+            assert job is not None
+            return _compared(questions, job) | {"seed": shared}
+        except ValueError as refused:
+            raise gr.Error(str(refused), print_exception=False) from None
+
+    for function in (generate, choose_experts, compare):  # gradio documents what is yielded, not that it is an iterator
         function.__annotations__["return"] = dict[str, Any]
     gr.api(generate, api_name="generate", concurrency_id=MODEL_QUEUE,
            concurrency_limit=settings.max_concurrent_chats)
     gr.api(choose_experts, api_name="choose_experts", concurrency_limit=settings.max_concurrent_chats)
+    if job is not None:
+        gr.api(compare, api_name="compare", concurrency_id=MODEL_QUEUE,
+               concurrency_limit=settings.max_concurrent_chats)
+
+
+def _compared(questions: Sequence[Question], job: Job) -> dict[str, Any]:
+    """The questions as rows of one batch -> their answers, and where the replies part."""
+    recorders = [TraceRecorder() for _ in questions]
+    with closing_iterator(job("compare", [question.request for question in questions])) as events:
+        for row, event in events:
+            recorders[row].add(event)
+    parted = partings([reply_of(recorder.trace()) for recorder in recorders])
+    return {"replies": [final_answer(recorder, None) for recorder in recorders],
+            "common_tokens": parted[0].position if parted else None}
 
 
 def _answers(question: Question, stream: Stream, per_second: float) -> Iterator[dict[str, Any]]:

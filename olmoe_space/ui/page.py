@@ -48,7 +48,7 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
             with gr.Tab("How it works", id="how-it-works-tab", elem_id="panel-how-it-works-tab"):
                 how_it_works_tab(info)
         sharing.wire()
-        endpoints(info, stream, settings)
+        endpoints(info, stream, settings, job)
     page.queue(max_size=settings.max_queue, default_concurrency_limit=settings.max_concurrent_chats)
     return page
 
@@ -61,6 +61,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "ssr_mode": False,        # would need Node
         "run_history": False,     # would keep prompts in the browser
         "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
+        "mcp_server": True,       # the endpoints as tools, at /gradio_api/mcp/
     }
 
 
