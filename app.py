@@ -17,10 +17,11 @@ import gradio as gr
 
 from olmoe_space.engine.engine import Engine
 from olmoe_space.engine.proof import prove
-from olmoe_space.lab.jobs import JOBS
+from olmoe_space.lab.jobs import JOBS, computed
 from olmoe_space.model import memory
 from olmoe_space.model.loader import ModelUnavailable, load
 from olmoe_space.settings import from_environment
+from olmoe_space.shell.stopping import terminable
 from olmoe_space.traffic import Traffic
 from olmoe_space.ui.page import build_page, launch_options
 from olmoe_space.ui.status import status_route
@@ -57,14 +58,14 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
         if not _proved:
             prove(loaded.model, engine.kernels)
             _proved = True  # of this worker
-        yield from JOBS[name].run(engine, *arguments)
+        yield from computed(engine, name, *arguments)
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
 def run(name: str, *arguments: Any) -> Iterator[Any]:
     """A job of `lab.jobs` where it belongs, counted and logged."""
-    results = run_on_gpu(name, *arguments) if JOBS[name].on_device else JOBS[name].run(engine, *arguments)
+    results = run_on_gpu(name, *arguments) if JOBS[name].on_device else computed(engine, name, *arguments)
     return traffic.watched(name, results)
 
 
@@ -81,4 +82,5 @@ gc.enable()
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,
              settings.host, settings.port)
-    demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})
+    with terminable():  # a Space is stopped by SIGTERM: as Ctrl-C, it closes the server instead of cutting it off
+        demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})

@@ -216,8 +216,8 @@ def speed_curves(ks: Sequence[int], curves: Mapping[str, Sequence[float]], *, mo
         raise ValueError(f"speed curves need a speed for each of {len(ks)} k")
     look = theme(dark)
     figure = _figure(8, 4.4, look)
-    _title(figure, f"{model}: decode speed against k",
-           f"one request alone · {hardware} · {datetime.now(UTC).date().isoformat()}", look)
+    _title(figure, "Decode speed against k, one request alone",  # a model's name can be long
+           f"{model} · {hardware} · {datetime.now(UTC).date().isoformat()}", look)
     plot = figure.add_axes((0.09, 0.13, 0.89, 0.66), facecolor=look.surface)
     others = iter([("#ffb070" if dark else "#b4530a", "s"), ("#70caa3" if dark else "#1f7a58", "^"), (look.text, "d")])
     for number, (name, values) in enumerate(curves.items()):
@@ -234,7 +234,7 @@ def speed_curves(ks: Sequence[int], curves: Mapping[str, Sequence[float]], *, mo
     plot.yaxis.set_minor_formatter(lambda value, _: _number(value) if str(value)[0] in "25" else "")
     plot.tick_params(which="minor", colors=look.muted, labelsize=8, length=0)
     plot.set_xlabel("active experts (k)")
-    legend = plot.legend(frameon=False, fontsize=8.5, loc="lower left")
+    legend = plot.legend(frameon=False, fontsize=8.5, loc="upper right")  # where curves that fall leave room
     for text in legend.get_texts():
         text.set_color(look.text)
     _panel(plot, "tokens a second", look)

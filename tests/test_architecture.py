@@ -53,7 +53,7 @@ OURS: dict[str, set[str]] = {
     "__init__": {"library"},
     "shell": EVERYTHING - {"ui"} | {"library"},
     "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
-    "app": EVERYTHING,
+    "app": EVERYTHING | {"shell"},
 }
 
 # Part of the package -> what it may use beside the standard library.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +88,10 @@ def test_every_limit_is_above_nothing():
 def test_the_embedded_model_is_looked_for_beside_the_package():
     assert EMBEDDED_MODEL.parts[-2:] == ("assets", "olmoe-tiny")
     assert (EMBEDDED_MODEL.parent.parent / "olmoe_space" / "settings.py").is_file()
+
+
+def test_readmes_limits_are_those_in_force():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(max_\w+)` \| (\d+) \|", readme, flags=re.MULTILINE)
+    in_force = {name: value for name, value in dataclasses.asdict(Settings()).items() if name.startswith("max_")}
+    assert {name: int(value) for name, value in told} == in_force

@@ -130,13 +130,6 @@ def test_the_settings_table_is_what_settings_read():
         assert values[variable] == ", ".join(f"`{name}`" for name in names)
 
 
-def test_the_limits_named_are_those_in_force():
-    from olmoe_space.settings import Settings
-    limits = next(line for line in README.splitlines() if line.startswith("- Replies end after"))
-    for limit in (Settings.max_new_tokens, Settings.max_request_s, Settings.max_message_chars):
-        assert f"{limit:,.0f}" in limits
-
-
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
 def test_every_file_that_readme_links_exists(link):
     assert (REPOSITORY / link).is_file()

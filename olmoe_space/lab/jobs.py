@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..engine.engine import Engine
 from ..events import Event
 from ..model_info import ModelInfo
@@ -36,6 +38,20 @@ class Job:
     run: Callable[..., Iterator[Any]]
     seconds: Callable[..., int]
     on_device: bool = True
+
+
+NO_MEMORY = ("The memory of the device is full. Ask for fewer new tokens, shorten the message, or compare fewer "
+             "settings at once; then try again.")
+
+
+def computed(engine: Engine, name: str, *arguments: Any) -> Iterator[Any]:
+    """What the job of this name yields. Raises ValueError, with what would help, where the device's memory does not
+    suffice: what the job held is free by then."""
+    try:
+        yield from JOBS[name].run(engine, *arguments)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        raise ValueError(NO_MEMORY) from None
 
 
 def _reply(engine: Engine, request: GenerationRequest) -> Iterator[Event]:

@@ -61,6 +61,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "ssr_mode": False,        # would need Node
         "run_history": False,     # would keep prompts in the browser
         "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
+        "state_session_capacity": settings.max_sessions,
         "mcp_server": True,       # the endpoints as tools, at /gradio_api/mcp/
     }
 
