@@ -37,8 +37,7 @@ def tracked() -> list[Path]:
 def pins(name: str) -> dict[str, str]:
     """Requirement -> version, "" where any will do."""
     lines = [line.split("#")[0].strip() for line in (REPOSITORY / name).read_text().splitlines()]
-    split = [line.partition("==") for line in lines if line]
-    return {package.partition("[")[0]: version for package, _, version in split}
+    return {package: version for package, _, version in (line.partition("==") for line in lines if line)}
 
 
 def test_the_front_matter_has_every_key_and_no_other():
