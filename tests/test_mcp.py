@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from .serving import Server, serve
+from .serving import Server, in_a_thread, serve
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def with_session(server: Server, use: Callable[[ClientSession], Awaitable[Any]])
             await session.initialize()
             return await use(session)
 
-    return asyncio.run(run())
+    return in_a_thread(run())
 
 
 def called(server: Server, tool: str, **arguments: Any) -> Any:
