@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -234,7 +235,7 @@ def main() -> int:
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
     args = parser.parse_args()
-    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    say = partial(print, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder) / "log.txt") as server:
         found = asyncio.run(load(server, args.visitors, args.seconds, say))
     for name, value in found.items():

@@ -24,14 +24,17 @@ step, so what one sees as equal the other may see two steps apart."""
 
 @dataclass(frozen=True)
 class Agreement:
-    """tokens: compared, of all rows. different: those that are not stock's most likely token. margin_steps: of each
-    of these, how far stock's best logit lies above that of our token, in steps of the model's dtype there."""
+    """tokens: compared, of all rows. margin_steps: of each that is not stock's most likely token, how far stock's best
+    logit lies above that of our token, in steps of the model's dtype there."""
 
     batch: int
     k: int
     tokens: int
-    different: int
     margin_steps: tuple[float, ...]
+
+    @property
+    def different(self) -> int:
+        return len(self.margin_steps)
 
     @property
     def ties(self) -> int:
@@ -49,8 +52,7 @@ def agreement(engine: Engine, requests: Sequence[GenerationRequest], prompts: Se
     with stock_at(engine.model, k):
         for prompt, reply in zip(prompts, replies, strict=True):
             margins += _margins(engine.model, prompt, reply)
-    different = tuple(margin for margin in margins if margin > 0)
-    return Agreement(len(requests), k, len(margins), len(different), different)
+    return Agreement(len(requests), k, len(margins), tuple(margin for margin in margins if margin > 0))
 
 
 @torch.inference_mode()

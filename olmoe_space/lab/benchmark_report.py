@@ -18,7 +18,8 @@ def as_json(machine: dict[str, Any], records: Sequence[Record]) -> dict[str, Any
         "prefill": [asdict(r) for r in records if isinstance(r, Prefill)],
         "tracing": [asdict(r) | {"cost": r.cost} for r in records if isinstance(r, Tracing)],
         "chats": [asdict(r) for r in records if isinstance(r, Chats)],
-        "agreement": [asdict(r) | {"ties": r.ties} for r in records if isinstance(r, Agreement)]}
+        "agreement": [asdict(r) | {"different": r.different, "ties": r.ties} for r in records
+                      if isinstance(r, Agreement)]}
 
 
 def as_table(records: Sequence[Record]) -> str:

@@ -14,7 +14,7 @@ import torch
 STATUS, CLEAR, MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 CHUNK = 256  # tokens of a prompt that go through the model at once; between two, Stop is heard and others take turns
-LARGE_CHUNK = 2048  # on a GPU that takes no longer for them: an H100 36 ms, nearly all of it launches
+LARGE_CHUNK = 2048  # on a GPU that takes no longer for them: an H100 28 ms, nearly all of it launches
 LARGE_GPU = 100  # multiprocessors: A100, L40S, H100 and up
 MIN_CONTEXT = 512  # tokens; a shorter context holds no conversation
 STEP = 256  # tokens by which the context shrinks

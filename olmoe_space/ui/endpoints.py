@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gradio as gr
@@ -20,6 +21,7 @@ from ..trace import TraceRecorder
 from .chat import MODEL_QUEUE
 from .turn import Job, Stream, closing_iterator
 
+Weighting = Literal["raw", "renormalised", "mass_preserving"]
 MOST_COMPARED = 8  # settings of one /compare: rows of one batch
 
 
@@ -34,7 +36,7 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
         num_experts_per_tok: int = info.default_k,
         k_min: int = low,
         k_max: int = high,
-        weighting: Literal["raw", "renormalised", "mass_preserving"] = "raw",
+        weighting: Weighting = "raw",
         system_prompt: str = "",
         temperature: float = 0.6,
         top_p: float = 0.95,
@@ -60,14 +62,12 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
         same for the prompt), routing_mass and routing_entropy (means over the reply's tokens and the layers; nats),
         ttft_s, tokens_per_s, notices, and in adaptive mode choice (k, score, contributions, terms).
         """
-        try:
+        with _refused_in_words():
             question = request_from_fields(
                 message, history, info=info, settings=settings, mode=mode, num_experts_per_tok=num_experts_per_tok,
                 k_min=k_min, k_max=k_max, weighting=weighting, system_prompt=system_prompt, temperature=temperature,
                 top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, rule=rule, parameter=parameter)
             yield from _answers(question, stream, settings.live_updates_per_s)
-        except ValueError as refused:
-            raise gr.Error(str(refused), print_exception=False) from None
 
     def choose_experts(message: str, k_min: int = low, k_max: int = high) -> dict[str, Any]:
         """The number of experts that adaptive mode would use for a message, and why.
@@ -75,15 +75,13 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
         Returns k, score (0 to 1), contributions (what each feature of the message added to the score) and
         terms (the technical terms found).
         """
-        try:
+        with _refused_in_words():
             return choice_from_fields(message, k_min, k_max, info=info, settings=settings).as_dict()
-        except ValueError as refused:
-            raise gr.Error(str(refused), print_exception=False) from None
 
     def compare(
         message: str,
         num_experts_per_tok: list[int] | None = None,
-        weighting: Literal["raw", "renormalised", "mass_preserving"] = "raw",
+        weighting: Weighting = "raw",
         system_prompt: str = "",
         temperature: float = 0,
         top_p: float = 1,
@@ -99,7 +97,7 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
         Returns seed, replies (one a k, each as generate's last object) and common_tokens: how many tokens all replies
         begin with before the first that differs, or None if none does.
         """
-        try:
+        with _refused_in_words():
             ks = [info.default_k // 2 or 1, info.default_k, min(2 * info.default_k, info.num_experts)] \
                 if num_experts_per_tok is None else num_experts_per_tok
             if not isinstance(ks, list) or not 2 <= len(ks) <= MOST_COMPARED:
@@ -112,8 +110,6 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
                 seed=shared) for k in ks]
             assert job is not None
             return _compared(questions, job) | {"seed": shared}
-        except ValueError as refused:
-            raise gr.Error(str(refused), print_exception=False) from None
 
     for function in (generate, choose_experts, compare):  # gradio documents what is yielded, not that it is an iterator
         function.__annotations__["return"] = dict[str, Any]
@@ -123,6 +119,14 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
     if job is not None:
         gr.api(compare, api_name="compare", concurrency_id=MODEL_QUEUE,
                concurrency_limit=settings.max_concurrent_chats)
+
+
+@contextmanager
+def _refused_in_words() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as refused:
+        raise gr.Error(str(refused), print_exception=False) from None
 
 
 def _compared(questions: Sequence[Question], job: Job) -> dict[str, Any]:

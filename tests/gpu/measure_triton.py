@@ -308,7 +308,9 @@ def int8(model: Any, eight: Any, bandwidth: float) -> None:
 
 def memory8() -> None:
     """What int8 weights take in all, from making them to a chat of the whole context; before any other model."""
-    gb = lambda: f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB"  # noqa: E731
+    def gb() -> str:
+        return f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB"
+
     config = shape_of()
     model = random_model(config, torch.bfloat16, "cuda", in_int8=True)
     made = gb()
