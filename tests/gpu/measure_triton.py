@@ -133,17 +133,18 @@ def kernels(model: Any) -> None:
 
 
 ONE = {
-    "qkv": [Tile(2, per_sm=8), Tile(2, per_sm=6), Tile(2, per_sm=4), Tile(4, per_sm=4)],
+    "qkv": [Tile(2, per_sm=8), Tile(1, per_sm=8), Tile(1, per_sm=12), Tile(4, per_sm=4)],
     "output": [Tile(4), Tile(4, warps=2), Tile(8, warps=4)],
-    "gate_up": [Tile(2, warps=8, per_sm=4), Tile(2, per_sm=8), Tile(1, per_sm=8), Tile(4, warps=8, per_sm=2)],
+    "gate_up": [Tile(1, per_sm=8), Tile(1, per_sm=6), Tile(1, per_sm=7), Tile(1, per_sm=10), Tile(2, per_sm=8),
+                Tile(2, warps=8, per_sm=4), Tile(4, warps=8, per_sm=2), Tile(1, warps=2, per_sm=16)],
     "down": [Tile(4), Tile(8), Tile(4, warps=2), Tile(2), Tile(4, warps=8)],
 }
 MANY = {"gate_up": [Tile(64, 128, 4, 2, 3), Tile(64, 256, 8, 1, 3)], "down": [Tile(32, 128, 4, stages=6)]}
 ONE_INT8 = {
     "qkv": [Tile(4, per_sm=8), Tile(2, per_sm=8), Tile(4, per_sm=6), Tile(4, per_sm=4)],
     "output": [Tile(8), Tile(4), Tile(8, warps=2), Tile(8, warps=8)],
-    "gate_up": [Tile(4, warps=8, per_sm=4), Tile(2, warps=8, per_sm=4), Tile(2, per_sm=8), Tile(4, per_sm=4),
-                Tile(8, warps=8, per_sm=2)],
+    "gate_up": [Tile(4, warps=8, per_sm=4), Tile(2, per_sm=8), Tile(4, per_sm=4), Tile(1, per_sm=8),
+                Tile(2, warps=2, per_sm=16), Tile(4, per_sm=6), Tile(2, per_sm=12)],
     "down": [Tile(8), Tile(4), Tile(8, warps=8), Tile(16, warps=8)],
     "head": [Tile(8, per_sm=4), Tile(4, per_sm=4), Tile(4, per_sm=8), Tile(8, warps=8, per_sm=4)],
 }

@@ -26,14 +26,14 @@ class Tiles:
     head: Tile
 
 
-ONE_ROW = Tiles(qkv=Tile(2, per_sm=8), output=Tile(4), gate_up=Tile(2, warps=8, per_sm=4), down=Tile(4),
+ONE_ROW = Tiles(qkv=Tile(2, per_sm=8), output=Tile(4), gate_up=Tile(1, per_sm=8), down=Tile(4),
                 head=Tile(4, per_sm=4))
 MANY_ROWS = Tiles(qkv=Tile(32, 128, stages=4), output=Tile(16, 512, stages=3),
                   gate_up=Tile(64, 128, per_sm=2, stages=3), down=Tile(32, 128, stages=6),
                   head=Tile(64, 128, stages=4))
-# 8-bit weights: as many bytes on their way as of 16 bits, so more rows, columns or stages. Not measured yet.
-ONE_ROW_INT8 = Tiles(qkv=Tile(4, per_sm=8), output=Tile(8), gate_up=Tile(4, warps=8, per_sm=4), down=Tile(8),
+# 8-bit weights: as many bytes on their way as of 16 bits, so more rows, columns or stages.
+ONE_ROW_INT8 = Tiles(qkv=Tile(4, per_sm=6), output=Tile(8, warps=2), gate_up=Tile(4, per_sm=6), down=Tile(4),
                      head=Tile(8, per_sm=4))
 MANY_ROWS_INT8 = Tiles(qkv=Tile(32, 256, stages=4), output=Tile(16, 512, stages=3),
-                       gate_up=Tile(64, 128, per_sm=2, stages=5), down=Tile(32, 128, stages=6),
+                       gate_up=Tile(64, 128, per_sm=2, stages=3), down=Tile(32, 128, stages=8),
                        head=Tile(64, 256, stages=4))
