@@ -14,7 +14,7 @@ from typing import Any
 from .fair_lock import FairLock
 from .kernels import Kernels, Step
 
-SEATS = 16  # lanes a step; more would make each wait too long for its token
+SEATS = 32  # lanes a step, as many as the kernels decode at once
 COMPANY_S = 0.002  # how long a step waits for chats that took part in the last one
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,8 +136,9 @@ def _step(traced: Traced, row: int, k: int, stop_ids: frozenset[int]) -> Step | 
         return RuntimeError("The model's logits are not numbers.")
     if token in stop_ids:
         return Step(token, None)
-    return Step(token, _routing(traced.router_logits[row, None], traced.experts[row, None], traced.weights[row, None],
-                                k))
+    return Step(token, Routing(traced.router_logits[row, None].numpy().copy(),
+                               traced.experts[row, None, :, :k].numpy().astype(np.uint8),
+                               traced.weights[row, None, :, :k].numpy().copy()))
 
 
 def _routing(router_logits: Tensor, experts: Tensor, weights: Tensor, k: int) -> Routing:
