@@ -22,6 +22,7 @@ class Settings:
     dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
     weights: str | None = None  # OLMOE_WEIGHTS: one of WEIGHTS; None: as wide as the dtype
     backend: str | None = None  # OLMOE_BACKEND: one of BACKENDS; None: the fastest there is for the model
+    engine: str | None = None  # OLMOE_ENGINE: where replies are computed; None: in this process
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
 
@@ -63,6 +64,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         dtype=env.get("OLMOE_DTYPE") or None,
         weights=env.get("OLMOE_WEIGHTS") or None,
         backend=env.get("OLMOE_BACKEND") or None,
+        engine=env.get("OLMOE_ENGINE") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),
         on_space=on_space,
