@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,3 +70,8 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         on_space=on_space,
         on_zero_gpu=bool(env.get("SPACES_ZERO_GPU")),
     )
+
+
+def tell_ray(env: MutableMapping[str, str] = os.environ) -> None:
+    """What Ray is to know before it starts and takes from the environment alone: it is not to report its use."""
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -30,6 +30,8 @@ from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, 
 
 log = logging.getLogger("olmoe_space")
 ALIVE_EVERY_S = 1.0  # a caller that hears nothing for several of these takes the request elsewhere
+PIECES_PER_S = 200  # of all replies together: each costs Ray and the proxy milliseconds of a core
+REPLY_PIECES_PER_S = 50  # of one reply; more no eye sees
 
 
 class Replica:
@@ -52,7 +54,8 @@ class Replica:
         return StreamingResponse(self._frames(name, arguments), media_type="application/octet-stream")
 
     async def _frames(self, name: str, arguments: tuple[Any, ...]) -> AsyncIterator[bytes]:
-        """The engine blocks, so a thread computes; what it has while the last piece is sent goes out together."""
+        """The engine blocks, so a thread computes. What is ready goes out at once, unless the last piece has just gone
+        or many replies stream: then with what comes meanwhile."""
         loop, ready, left = asyncio.get_running_loop(), asyncio.Queue[bytes](), threading.Event()
 
         def put(kind: bytes, payload: bytes = b"") -> None:
@@ -61,16 +64,18 @@ class Replica:
         work = self._threads.submit(self._compute, name, arguments, left, put)
         try:
             yield frame(NAME, self.name().encode())
-            last = b""
+            last, next_at = b"", 0.0
             while last not in LAST:
                 try:
                     pieces = [await asyncio.wait_for(ready.get(), ALIVE_EVERY_S)]
                 except TimeoutError:
                     pieces = [frame(ALIVE)]
+                await asyncio.sleep(next_at - loop.time())
                 while not ready.empty():
                     pieces.append(ready.get_nowait())
                 last = pieces[-1][:1]
                 yield b"".join(pieces)
+                next_at = loop.time() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / PIECES_PER_S)
         finally:
             left.set()
             work.cancel()
