@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
@@ -12,6 +12,15 @@ HUB_MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
 BACKENDS = ("triton", "numba", "torch")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A bearer token of the OpenAI-compatible face; None: no limit. The token is in no repr, so in no log."""
+
+    token: str = field(repr=False)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,8 @@ class Settings:
     engine: str | None = None  # OLMOE_ENGINE: where replies are computed; None: in this process
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
+    api_keys: tuple[ApiKey, ...] = ()  # OLMOE_API_KEYS: who may use the OpenAI-compatible face; none: this machine
+    engine_key: str | None = field(default=None, repr=False)  # OLMOE_ENGINE_KEY: bearer token for OLMOE_ENGINE
 
     on_space: bool = False    # SPACE_ID is set: running as a Hugging Face Space
     on_zero_gpu: bool = False  # SPACES_ZERO_GPU is set: GPU work runs in forked workers
@@ -67,6 +78,8 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         engine=env.get("OLMOE_ENGINE") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),
+        api_keys=_api_keys(env.get("OLMOE_API_KEYS") or ""),
+        engine_key=env.get("OLMOE_ENGINE_KEY") or None,
         on_space=on_space,
         on_zero_gpu=bool(env.get("SPACES_ZERO_GPU")),
     )
@@ -75,3 +88,19 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
 def tell_ray(env: MutableMapping[str, str] = os.environ) -> None:
     """What Ray is to know before it starts and takes from the environment alone: it is not to report its use."""
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _api_keys(text: str) -> tuple[ApiKey, ...]:
+    """ "TOKEN", "TOKEN:REQUESTS" or "TOKEN:REQUESTS:TOKENS" (a minute; empty: no limit), comma-separated. What is wrong
+    is told by its place, never by its text, which is secret."""
+    keys = []
+    for place, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        token, *limits = (part.strip() for part in item.split(":"))
+        if not token or any(c.isspace() for c in token) or len(limits) > 2 or not all(
+                not limit or (limit.isdecimal() and int(limit) > 0) for limit in limits):
+            raise ValueError(f"OLMOE_API_KEYS, key {place}: write TOKEN, TOKEN:REQUESTS_A_MINUTE or "
+                             "TOKEN:REQUESTS_A_MINUTE:TOKENS_A_MINUTE, limits of at least 1 or left empty.")
+        keys.append(ApiKey(token, *(int(limit) if limit else None for limit in limits)))
+    if len({key.token for key in keys}) < len(keys):
+        raise ValueError("OLMOE_API_KEYS names the same token twice; give each its limits once.")
+    return tuple(keys)

@@ -16,7 +16,8 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
          "answer", "walk", "comparison", "truth", "race", "survey", "performance", "traffic"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "race_plots", "ui"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "race_plots", "ui",
+                      "scale"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -48,8 +49,10 @@ OURS: dict[str, set[str]] = {
     "performance_plots": {"plots", "performance"},
     # everything but engine and model: it is handed callables
     "ui": PLAIN | {"plots", "expert_plots", "performance_plots", "race_plots"},
+    # likewise: an engine elsewhere and the face to others are events and requests
+    "scale": {"settings", "checks", "rules", "request", "events", "model_info", "ask"},
     "training": PLAIN | {"model", "engine", "lab"},
-    "library": EVERYTHING - {"ui"},
+    "library": EVERYTHING - {"ui", "scale"},
     "__init__": {"library"},
     "shell": EVERYTHING - {"ui"} | {"library"},
     "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
@@ -74,7 +77,8 @@ OTHERS: dict[str, set[str]] = {
     "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
-    "shell": {"huggingface_hub"},
+    "scale": {"numpy", "fastapi", "starlette", "httpx"},
+    "shell": {"huggingface_hub", "uvicorn"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},
 }

@@ -31,6 +31,6 @@ def remote_engine(settings: Settings) -> RemoteEngine:
     address = settings.engine or ""
     if address.startswith(("ray://", "rays://")):
         from .ray_engine import RayEngine
-        return RayEngine(address, settings.max_request_s)
+        return RayEngine(address, settings.max_request_s, settings.engine_key)
     raise ValueError(f"OLMOE_ENGINE must be ray://HOST:PORT, as `python -m olmoe_space serve` prints it; "
                      f"got {address!r}.")

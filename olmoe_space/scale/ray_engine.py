@@ -49,19 +49,20 @@ class Full(ValueError):
 class RayEngine:
     """See `engines.RemoteEngine`. Thread-safe: each job has a connection of its own."""
 
-    def __init__(self, address: str, max_wait_s: float, start_limit_s: float = PATIENCE_S) -> None:
+    def __init__(self, address: str, max_wait_s: float, key: str | None = None,
+                 told: dict[str, Any] | None = None) -> None:
         """address: ray://HOST:PORT[,HOST:PORT…], proxies of one deployment, rays:// for TLS. max_wait_s: for a free
-        slot. start_limit_s: for an answer now. Raises ValueError if there is none."""
+        slot. key: bearer token. told: what STATE_PATH tells; None: it is asked. Raises ValueError if nobody answers."""
         scheme, _, hosts = address.partition("://")
         self.address = address
         self._connection = HTTPSConnection if scheme == "rays" else HTTPConnection
         self._hosts = [_host_and_port(host, address) for host in hosts.split(",")]
         self._at = random.randrange(len(self._hosts))  # front ends spread over the proxies
         self._max_wait_s = max_wait_s
-        self._told: dict[str, Any] = {}
-        self._told_at = 0.0
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._lock = threading.Lock()
-        told = self._first_state(start_limit_s)
+        self._told, self._told_at = told or {}, time.monotonic()
+        told = told or self._first_state()
         self.info = ModelInfo(**told["model"])
         self.jobs = frozenset(told["jobs"])
         self.slots: int = told["most_slots"]
@@ -126,7 +127,7 @@ class RayEngine:
         host, port = self._hosts[self._at % len(self._hosts)]
         with closing(self._connection(host, port, timeout=SILENCE_S)) as connection:
             try:
-                connection.request("POST", JOB_PATH, call)
+                connection.request("POST", JOB_PATH, call, self._headers)
                 answer = self._first_byte(connection)
                 if answer.status != 200:
                     self._refused(answer)
@@ -150,12 +151,14 @@ class RayEngine:
 
     def _refused(self, answer: HTTPResponse) -> None:
         said = answer.read(2000).decode(errors="replace")
+        if answer.status == 401:
+            raise ValueError(f"{self.address} refuses the key. Set OLMOE_ENGINE_KEY to one of its OLMOE_API_KEYS.")
         if answer.status in (429, 503) and "backpressure" in said:
             raise Full("Too many visitors are waiting. Try again in a minute.")
         raise Lost(f"The proxy answered {answer.status} ({said.strip()[:200]})")
 
-    def _first_state(self, limit_s: float) -> dict[str, Any]:
-        until = time.monotonic() + limit_s
+    def _first_state(self) -> dict[str, Any]:
+        until = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return self._ask_state()
@@ -170,10 +173,10 @@ class RayEngine:
         host, port = self._hosts[self._at % len(self._hosts)]
         try:
             with closing(self._connection(host, port, timeout=PROBE_S)) as connection:
-                connection.request("GET", STATE_PATH)
+                connection.request("GET", STATE_PATH, headers=self._headers)
                 answer = connection.getresponse()
                 if answer.status != 200:
-                    raise Lost(f"{host}:{port} answered {answer.status}")
+                    self._refused(answer)
                 told: dict[str, Any] = json.loads(answer.read())
         except LOST as error:
             raise Lost(f"{host}:{port} {_what_happened(error)}") from error

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from ray import serve
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..engine.proof import prove
 from ..lab.jobs import JOBS, computed
@@ -26,6 +26,8 @@ from ..library import Olmoe
 from ..model import memory
 from ..model.loader import load
 from ..settings import Settings
+from .errors import Refused
+from .limits import Callers
 from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, loads
 
 log = logging.getLogger("olmoe_space")
@@ -47,9 +49,15 @@ class Replica:
         self._silent_since: dict[object, float] = {}  # job -> when it began or last gave a result
         self._failed = False
         self._limit_s = settings.max_request_s
+        self._callers = Callers(settings.api_keys)
 
-    async def __call__(self, request: Request) -> StreamingResponse:
-        """POST dumps((name, arguments)) -> frames. Closing the connection ends the job at its next result."""
+    async def __call__(self, request: Request) -> Response:
+        """POST dumps((name, arguments)), with a key where there are any -> frames. Closing the connection ends the job
+        at its next result."""
+        try:
+            self._callers.who(request.headers.get("Authorization"), request.client.host if request.client else None)
+        except Refused as refused:
+            return JSONResponse(refused.body, refused.status, refused.headers)
         name, arguments = loads(await request.body())
         return StreamingResponse(self._frames(name, arguments), media_type="application/octet-stream")
 
