@@ -15,8 +15,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     a row of the first sums to new_tokens x k, of which mean_k is the mean over the reply's tokens and layers. policy:
     what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of the
     router's probability that the selected experts hold. routing_entropy: likewise, in nats. finish_reason is
-    "stopped", and what only the engine could have measured None, for a reply that was not let to its end. Raises
-    ValueError for one that has not begun.
+    "stopped", and what only the engine could have measured None, for a reply that was not let to its end. answered_by:
+    where there are several engines. Raises ValueError for a reply that has not begun.
     """
     started, finished = recorder.started, recorder.finished
     if started is None:
@@ -40,5 +40,6 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
         "ttft_s": round(finished.ttft_s, 4) if finished else None,
         "tokens_per_s": round(finished.tokens_per_s, 2) if finished else None,
         "notices": list(started.notices),
+        **({"answered_by": by} if (by := (finished or started).answered_by) else {}),
         **({"choice": choice.as_dict()} if choice else {}),
     }

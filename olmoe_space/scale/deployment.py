@@ -35,6 +35,7 @@ HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 5.0  # three silences in a row, 21 s, a
 BUSY = 0.75  # of the slots, above which autoscaling adds a replica
 STATE_LIMIT_S = 1.0
 START_LIMIT_S = 60.0
+LOOK_EVERY_S, LOST_S = 5.0, 60.0
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -96,13 +97,30 @@ def summary(states: list[dict[str, Any]], most_slots: int) -> dict[str, Any]:
     return common | {"most_slots": most_slots, "replicas": sorted(each, key=lambda one: one["replica"])}
 
 
+def fleet_for(replicas: tuple[int, int], gpus: float | None, cpus: float, host: str, port: int) -> Fleet:
+    """gpus: None is one of each replica where the cluster has any. Raises ValueError if the cluster is too small for
+    the least that is asked for: Ray would wait for it without end."""
+    there = ray.cluster_resources()
+    gpus = float(there.get("GPU", 0) > 0) if gpus is None else gpus
+    fleet = Fleet(*replicas, gpus, cpus, host, port)
+    for name, each in (("GPU", gpus), ("CPU", cpus)):
+        if fleet.min_replicas * each > there.get(name, 0):
+            raise ValueError(f"{fleet.min_replicas} replicas need {fleet.min_replicas * each:g} {name}s; the cluster "
+                             f"has {there.get(name, 0):g}. Ask for fewer, or add nodes.")
+    return fleet
+
+
 def connect(address: str | None) -> None:
-    """To the Ray cluster at `address`, whose nodes are sent this code, or to a new one on this machine."""
+    """To the Ray cluster at `address`, whose nodes are sent this code, or to a new one on this machine. Raises
+    ValueError if there is none at the address."""
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
         ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     else:
-        ray.init(address=address, runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}, **common)
+        try:
+            ray.init(address=address, runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}, **common)
+        except ConnectionError as error:
+            raise ValueError(f"No Ray cluster answers at {address}. `ray start --head` begins one.") from error
 
 
 def deploy(settings: Settings, fleet: Fleet, proxies: str = "EveryNode") -> None:
@@ -112,18 +130,42 @@ def deploy(settings: Settings, fleet: Fleet, proxies: str = "EveryNode") -> None
     serve.start(proxy_location=proxies, http_options={"host": fleet.host, "port": fleet.port},
                 logging_config=quiet)
     slots = settings.max_slots
-    engine: Any = serve.deployment(
+    deployment: Any = serve.deployment
+    router: dict[str, Any] = {"request_router_class": MostFreeSlots}
+    engine = deployment(
         Replica, name=ENGINE, max_ongoing_requests=slots, max_queued_requests=settings.max_queue,
         autoscaling_config=AutoscalingConfig(min_replicas=fleet.min_replicas, max_replicas=fleet.max_replicas,
                                              target_ongoing_requests=BUSY * slots),
         ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
         health_check_period_s=HEALTH_PERIOD_S, health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=settings.max_request_s, graceful_shutdown_wait_loop_s=0.5,
-        request_router_config=RequestRouterConfig(request_router_class=MostFreeSlots),
+        request_router_config=RequestRouterConfig(**router),
     ).bind(settings, slots, None if fleet.gpus else max(1, int(fleet.cpus)))
     handle = serve.run(engine, name=ENGINE, route_prefix=JOB_PATH, logging_config=quiet)
     most_slots = slots * fleet.max_replicas
     told = summary(handle.broadcast("state").results(timeout_s=START_LIMIT_S), most_slots)
-    front: Any = serve.deployment(Front, name=FRONT, ray_actor_options={"num_cpus": 0}).bind(
+    front = deployment(Front, name=FRONT, ray_actor_options={"num_cpus": 0}).bind(
         settings, fleet.address, most_slots, told)
     serve.run(front, name=FRONT, route_prefix="/", logging_config=quiet)
+
+
+def until_lost() -> None:
+    """Returns when the replicas have been unknown to Ray for LOST_S: taken down by somebody, or the head restarted
+    without its memory."""
+    seen = time.monotonic()
+    while time.monotonic() - seen < LOST_S:
+        time.sleep(LOOK_EVERY_S)
+        try:
+            is_there = ENGINE in serve.status().applications
+        except (ray.exceptions.RayError, serve.exceptions.RayServeException):
+            is_there = False
+        if is_there:
+            seen = time.monotonic()
+
+
+def end() -> None:
+    """Takes the replicas down; replies that run may end. A cluster that `connect` began ends with it."""
+    if ray.is_initialized():
+        for name in (FRONT, ENGINE):
+            serve.delete(name)
+        ray.shutdown()

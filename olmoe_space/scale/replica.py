@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 import time
@@ -110,14 +111,13 @@ class Replica:
             results.close()
 
     def name(self) -> str:
-        """"2 of 3": its place among the replicas there are now. Places are handed on when a replica is replaced."""
-        context = serve.get_replica_context()
-        return f"{context.rank.rank + 1} of {context.world_size}"
+        """Its place among the replicas, from 1. One that replaces another takes its place."""
+        return str(serve.get_replica_context().rank.rank + 1)
 
     async def state(self) -> dict[str, Any]:
         """Plain values for /healthz and the page, and what a front end must know of the model."""
         return {"replica": self.name(), "busy": len(self._silent_since), "slots": self.slots,
-                "memory_bytes": memory.resident_bytes(), "host": socket.gethostname(),
+                "memory_bytes": memory.resident_bytes(), "host": socket.gethostname(), "pid": os.getpid(),
                 "model": vars(self._olmoe.info), "jobs": [name for name, job in JOBS.items() if job.on_device]}
 
     def check_health(self) -> None:

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -79,7 +78,8 @@ def main() -> None:
     deploy(SETTINGS, Fleet(1, 1, cpus=1, port=port))
     one = RayEngine(f"ray://127.0.0.1:{port}", SETTINGS.max_request_s)
     here = lambda name, *arguments: computed(local, name, *arguments)  # noqa: E731
-    hop = in_turns({"local": lambda: seconds_a_token(here, 1), "ray": lambda: seconds_a_token(one.run, 1)}, args.repeats)
+    hop = in_turns({"local": lambda: seconds_a_token(here, 1), "ray": lambda: seconds_a_token(one.run, 1)},
+                   args.repeats)
     figures: dict[str, Any] = {name: round(1000 * median(values), 2) for name, values in hop.items()}
     figures["hop_ms"] = round(1000 * median(b - a for a, b in zip(hop["local"], hop["ray"], strict=True)), 2)
     print(figures, file=sys.stderr)
