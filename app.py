@@ -84,7 +84,8 @@ def state() -> dict[str, Any]:
 
 
 can_do_all = remote is None or remote.jobs >= {name for name, job in JOBS.items() if job.on_device}
-demo = build_page(info, partial(run, "chat"), settings, run if can_do_all else None)
+demo = build_page(info, partial(run, "chat"), settings, run if can_do_all else None,
+                  remote.state if remote is not None else None)
 gc.freeze()  # what was loaded stays, so no later collection looks at it, and a fork shares its pages
 gc.enable()
 

@@ -170,7 +170,7 @@ def test_only_replicas_need_ray():
     def needs(path: Path) -> list[tuple[int, str]]:
         return [hit for hit in imports(path) if hit[1].split(".")[0] == "ray"]
     using = {path for path in FILES if needs(path)}
-    assert {path.name for path in using} == {"deployment.py", "replica.py", "router.py"}
+    assert {path.name for path in using} == {"deployment.py", "front.py", "replica.py", "router.py"}
     names = {f"{PACKAGE}.scale.{path.stem}" for path in using}
     importing = {path.name for path in FILES
                  if any(hit[1].startswith(tuple(names)) for hit in imports(path))} - {p.name for p in using}

@@ -6,24 +6,19 @@ them at / that tells what the replicas do and has the OpenAI-compatible face.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
 from ..settings import Settings
-from .limits import Callers
-from .openai_face import build_face
-from .ray_engine import JOB_PATH, STATE_PATH, RayEngine
+from .front import Front, summary
+from .ray_engine import JOB_PATH
 from .replica import Replica
 from .router import MostFreeSlots
 
@@ -33,7 +28,6 @@ ENGINE, FRONT = "engine", "front"
 OBJECT_STORE_BYTES = 100 * 2**20  # events are small and pass by; Ray would take a third of the memory
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 5.0  # three silences in a row, 21 s, and a replica is replaced
 BUSY = 0.75  # of the slots, above which autoscaling adds a replica
-STATE_LIMIT_S = 1.0
 START_LIMIT_S = 60.0
 LOOK_EVERY_S, LOST_S = 5.0, 60.0
 EVERYWHERE = ("0.0.0.0", "::")
@@ -55,46 +49,6 @@ class Fleet:
     def address(self) -> str:
         """As a front end on one of the nodes names it."""
         return f"ray://{'127.0.0.1' if self.host in EVERYWHERE else self.host}:{self.port}"
-
-
-@serve.ingress()
-class Front:
-    """What the replicas are and do, as JSON, and the OpenAI-compatible face over them."""
-
-    def __init__(self, settings: Settings, address: str, most_slots: int, told: dict[str, Any]) -> None:
-        """address: where the replicas are asked, as by any front end, so that they are changed as for any."""
-        self._settings, self._most_slots = settings, most_slots
-        self._replicas = serve.get_deployment_handle(ENGINE, ENGINE)
-        self._callers = Callers(settings.api_keys)
-        self._told, self._told_at = told, time.monotonic()
-        key = settings.api_keys[0].token if settings.api_keys else None
-        self._engine = RayEngine(address, settings.max_request_s, key, told)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        face = build_face(self._engine.info, self._engine.run,
-                          replace(self._settings, max_concurrent_chats=self._most_slots))
-        face.add_route(STATE_PATH, self._state)
-        return face
-
-    async def _state(self, request: Request) -> Response:
-        self._callers.who(request.headers.get("Authorization"), request.client.host if request.client else None)
-        try:
-            self._told = summary(await asyncio.wait_for(self._states(), STATE_LIMIT_S), self._most_slots)
-            self._told_at = time.monotonic()
-        except (TimeoutError, ray.exceptions.RayError, serve.exceptions.RayServeException):
-            pass  # one is silent: until Ray has replaced it, what was told last
-        return JSONResponse(self._told | {"told_s_ago": round(time.monotonic() - self._told_at, 1)})
-
-    async def _states(self) -> list[dict[str, Any]]:
-        answers = await self._replicas.broadcast("state").results_async(return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, dict)]
-
-
-def summary(states: list[dict[str, Any]], most_slots: int) -> dict[str, Any]:
-    """What all replicas have in common, told once, and the rest of each, in order."""
-    common = {name: states[0][name] for name in ("model", "jobs")}
-    each = [{name: value for name, value in state.items() if name not in common} for state in states]
-    return common | {"most_slots": most_slots, "replicas": sorted(each, key=lambda one: one["replica"])}
 
 
 def fleet_for(replicas: tuple[int, int], gpus: float | None, cpus: float, host: str, port: int) -> Fleet:
@@ -144,8 +98,9 @@ def deploy(settings: Settings, fleet: Fleet, proxies: str = "EveryNode") -> None
     handle = serve.run(engine, name=ENGINE, route_prefix=JOB_PATH, logging_config=quiet)
     most_slots = slots * fleet.max_replicas
     told = summary(handle.broadcast("state").results(timeout_s=START_LIMIT_S), most_slots)
+    handle.shutdown()
     front = deployment(Front, name=FRONT, ray_actor_options={"num_cpus": 0}).bind(
-        settings, fleet.address, most_slots, told)
+        settings, ENGINE, fleet.address, most_slots, told)
     serve.run(front, name=FRONT, route_prefix="/", logging_config=quiet)
 
 
