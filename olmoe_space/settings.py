@@ -86,8 +86,10 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
 
 
 def tell_ray(env: MutableMapping[str, str] = os.environ) -> None:
-    """What Ray is to know before it starts and takes from the environment alone: it is not to report its use."""
+    """What Ray is to know before it starts and takes from the environment alone: it is not to report its use, and the
+    replicas are what the machine is for (Ray gives its workers the niceness 15)."""
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    env.setdefault("RAY_worker_niceness", "0")
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:

@@ -69,7 +69,7 @@ def connect(address: str | None) -> None:
     ValueError if there is none at the address."""
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
-        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     else:
         try:
             ray.init(address=address, runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}, **common)

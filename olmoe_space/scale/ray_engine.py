@@ -17,7 +17,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -72,18 +72,17 @@ class RayEngine:
         call = dumps((name, tuple(seeded(argument) for argument in arguments)))
         shown: list[Any] = []  # a mark of each result that was handed out
         answered: list[str] = []
-        moves, stuck_since = 0, None
+        stuck_since = None
         while True:
             before = len(shown)
             try:
                 yield from self._once(call, shown, answered)
                 return
             except Lost as loss:
-                moves += bool(answered) and len(shown) > before
                 if stuck_since is None or len(shown) > before:
                     stuck_since = time.monotonic()
                 log.warning("%s after %d results of %s; asking again.", loss, len(shown), name)
-                if moves > MOVES or time.monotonic() - stuck_since > PATIENCE_S:
+                if len(answered) > MOVES or time.monotonic() - stuck_since > PATIENCE_S:
                     raise ValueError(_gave_up(bool(shown))) from loss
             self._at += 1
             time.sleep(PAUSE_S)
@@ -102,27 +101,28 @@ class RayEngine:
     def _once(self, call: bytes, shown: list[Any], answered: list[str]) -> Iterator[Any]:
         """What the job yields after those that are shown. Raises Lost if it is cut off or silent."""
         number = 0
-        for kind, payload in self._frames(call):
-            if kind == NAME:
-                answered.append(payload.decode())
-            elif kind == REFUSED:
-                raise ValueError(payload.decode())
-            elif kind == FAILED:
-                raise RuntimeError(payload.decode())
-            elif kind == EVENT:
-                event = loads(payload)
-                number += 1
-                if number > len(shown):
-                    shown.append(mark(event))
-                    yield by(event, answered)
-                elif mark(event) != shown[number - 1]:
-                    raise ValueError("Another replica would have gone on with another text than the one shown, so the "
-                                     "reply ends here. Ask again.")
-            elif kind == END:
-                return
+        with closing(self._frames(call)) as frames:
+            for kind, payload in frames:
+                if kind == NAME:
+                    answered.append(payload.decode())
+                elif kind == REFUSED:
+                    raise ValueError(payload.decode())
+                elif kind == FAILED:
+                    raise RuntimeError(payload.decode())
+                elif kind == EVENT:
+                    event = loads(payload)
+                    number += 1
+                    if number > len(shown):
+                        shown.append(mark(event))
+                        yield by(event, answered)
+                    elif mark(event) != shown[number - 1]:
+                        raise ValueError("Another replica would have gone on with another text than the one shown, so "
+                                         "the reply ends here. Ask again.")
+                elif kind == END:
+                    return
         raise Lost("The connection ended")
 
-    def _frames(self, call: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _frames(self, call: bytes) -> Generator[tuple[bytes, bytes], None, None]:
         """Closing it closes the connection, which ends the job."""
         host, port = self._hosts[self._at % len(self._hosts)]
         with closing(self._connection(host, port, timeout=SILENCE_S)) as connection:
@@ -153,6 +153,8 @@ class RayEngine:
         said = answer.read(2000).decode(errors="replace")
         if answer.status == 401:
             raise ValueError(f"{self.address} refuses the key. Set OLMOE_ENGINE_KEY to one of its OLMOE_API_KEYS.")
+        if answer.status == 400:
+            raise ValueError(f"{self.address} does not understand this front end: both must be of the same version.")
         if answer.status in (429, 503) and "backpressure" in said:
             raise Full("Too many visitors are waiting. Try again in a minute.")
         raise Lost(f"The proxy answered {answer.status} ({said.strip()[:200]})")

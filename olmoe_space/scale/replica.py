@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -59,7 +60,10 @@ class Replica:
             self._callers.who(request.headers.get("Authorization"), request.client.host if request.client else None)
         except Refused as refused:
             return JSONResponse(refused.body, refused.status, refused.headers)
-        name, arguments = loads(await request.body())
+        try:
+            name, arguments = loads(await request.body())
+        except (UnpicklingError, AttributeError, ImportError) as error:
+            return JSONResponse({"error": f"This is no job: {error}"}, 400)
         return StreamingResponse(self._frames(name, arguments), media_type="application/octet-stream")
 
     async def _frames(self, name: str, arguments: tuple[Any, ...]) -> AsyncIterator[bytes]:

@@ -51,7 +51,10 @@ def test_other_jobs_are_the_same(nodes: Nodes) -> None:
     tokens = [[(row, event.token_id) for row, event in run("compare", columns) if isinstance(event, Token)]
               for run in (nodes.engine.run, lambda *job: computed(here().engine, *job))]
     assert tokens[0] == tokens[1] and len(tokens[0]) >= 20
-    assert [str(one) for one in nodes.engine.run("survey", here().info, ("The sea is blue.",))]
+    texts = (("one", "The sea is blue."), ("other", "The fox is red."))
+    surveys = [list(run("survey", texts, RoutingPolicy(8)))
+               for run in (nodes.engine.run, lambda *job: computed(here().engine, *job))]
+    assert len(surveys[0]) == 3 and [str(one) for one in surveys[0]] == [str(one) for one in surveys[1]]
 
 
 def test_a_refusal_keeps_its_words(nodes: Nodes) -> None:
