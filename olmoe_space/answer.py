@@ -18,8 +18,8 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
     what k alone does not say, in words. routing_mass: mean over the reply's tokens and layers of the share of the
     router's probability that the selected experts hold. routing_entropy: likewise, in nats. finish_reason is
     "stopped", and what only the engine could have measured None, for a reply that was not let to its end. From a
-    server that does not tell which experts fired, what would follow from them is None. Raises ValueError for one that
-    has not begun.
+    server that does not tell which experts fired, what would follow from them is None. answered_by: where there are
+    several engines. Raises ValueError for a reply that has not begun.
     """
     started, finished = recorder.started, recorder.finished
     if started is None:
@@ -38,6 +38,7 @@ def final_answer(recorder: TraceRecorder, choice: Choice | None = None) -> dict[
         "ttft_s": round(finished.ttft_s, 4) if finished else None,
         "tokens_per_s": round(finished.tokens_per_s, 2) if finished else None,
         "notices": list(started.notices),
+        **({"answered_by": by} if (by := (finished or started).answered_by) else {}),
         **({"choice": choice.as_dict()} if choice else {}),
     }
 

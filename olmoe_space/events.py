@@ -57,6 +57,7 @@ class Started:
     max_new_tokens: int     # as asked, or what is left of the context window
     notices: tuple[str, ...]  # what had to be changed, in words for the visitor
     policy: str = ""        # what k alone does not say, in words: a rule per token, scaled experts
+    answered_by: str = ""   # who computes it, where there are several: "replica 2 of 2"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Finished:
     new_tokens: int | None
     ttft_s: float
     decode_s: float
+    answered_by: str = ""  # who computed it; more than one if the first was lost on the way
 
     @property
     def tokens_per_s(self) -> float:

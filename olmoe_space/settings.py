@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Settings:
     dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
     weights: str | None = None  # OLMOE_WEIGHTS: one of WEIGHTS; None: as wide as the dtype
     backend: str | None = None  # OLMOE_BACKEND: one of BACKENDS; None: the fastest there is for the model
+    engine: str | None = None  # OLMOE_ENGINE: where replies are computed; None: in this process
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
     api_keys: tuple[ApiKey, ...] = ()  # OLMOE_API_KEYS: who may use the OpenAI-compatible face; none: this machine
@@ -74,6 +75,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         dtype=env.get("OLMOE_DTYPE") or None,
         weights=env.get("OLMOE_WEIGHTS") or None,
         backend=env.get("OLMOE_BACKEND") or None,
+        engine=env.get("OLMOE_ENGINE") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),
         api_keys=_api_keys(env.get("OLMOE_API_KEYS") or ""),
@@ -81,6 +83,11 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         on_space=on_space,
         on_zero_gpu=bool(env.get("SPACES_ZERO_GPU")),
     )
+
+
+def tell_ray(env: MutableMapping[str, str] = os.environ) -> None:
+    """What Ray is to know before it starts and takes from the environment alone: it is not to report its use."""
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:

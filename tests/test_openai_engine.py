@@ -35,7 +35,7 @@ from olmoe_space.traffic import Traffic
 from olmoe_space.ui.page import build_page, launch_options
 from olmoe_space.ui.turn import Turn
 
-from .serving import QUIET, free_port, served, until
+from .serving import QUIET, free_port, serve, served, until
 
 SKY = "Why is the sky blue?"
 GREEDY = {"temperature": 0, "max_new_tokens": 12}  # others count the token that ends a reply as well: none does so soon
@@ -250,6 +250,25 @@ def test_a_wrong_key_and_nobody_there_stop_the_start(face_url: str) -> None:
         engine_at(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(ValueError, match="is no address"):
         engine_at("http://here:port")
+
+
+def test_the_app_takes_it_for_its_engine(face_url: str, olmoe: Olmoe, tmp_path: Path) -> None:
+    with serve(tmp_path / "log", {"OLMOE_ENGINE": f"{face_url}/v1", "OLMOE_ENGINE_KEY": "swordfish"}) as server:
+        state = httpx.get(f"{server.url}healthz", trust_env=False).json()
+        assert state["engine"] == f"{face_url}/v1" and state["model"] == "olmoe-tiny"
+        answer = Client(server.url, verbose=False).predict(message=SKY, num_experts_per_tok=5, temperature=0, seed=1,
+                                                           max_new_tokens=12, api_name="/generate")
+        assert "swordfish" not in server.log
+    expected = olmoe.chat(SKY, num_experts_per_tok=5, seed=1, **GREEDY)
+    for name in expected.keys() - {"ttft_s", "tokens_per_s", "routing_mass", "routing_entropy"}:
+        assert answer[name] == expected[name], name
+    assert answer["routing_mass"] == pytest.approx(expected["routing_mass"], abs=1e-6)
+
+
+def test_the_app_says_why_it_cannot_start(tmp_path: Path, face_url: str) -> None:
+    with pytest.raises(AssertionError, match="cannot start: OLMOE_ENGINE=.* refuses the key"):
+        with serve(tmp_path / "log", {"OLMOE_ENGINE": f"{face_url}/v1"}):
+            pass
 
 
 # A server that fails -------------------------------------------------------------------------------------------------

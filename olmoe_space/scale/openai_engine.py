@@ -106,7 +106,8 @@ class OpenAIEngine:
                 if started is None and about:
                     started = Started(
                         about["prompt_tokens"], about["num_experts_per_tok"], about["weighting"], about["seed"],
-                        about["max_new_tokens"], tuple(about["notices"]), about["policy"])
+                        about["max_new_tokens"], tuple(about["notices"]), about["policy"],
+                        about.get("answered_by", ""))
                     yield started
                 for choice in chunk.get("choices") or []:
                     for event in self._face_events(choice["delta"], about["num_experts_per_tok"]):

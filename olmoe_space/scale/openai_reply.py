@@ -1,8 +1,8 @@
 """Events -> a reply in OpenAI's words: chunks as it is written, or one object.
 
 Beside OpenAI's own fields there is `olmoe`, in the first chunk what Started tells (num_experts_per_tok, weighting,
-seed, policy, max_new_tokens, prompt_tokens, notices; in adaptive mode choice), in the last chunk and the whole object
-also finish_reason ("stop", "length" or "time"), mean_k, ttft_s and tokens_per_s.
+seed, policy, max_new_tokens, prompt_tokens, notices; in adaptive mode choice, of several engines answered_by), in the
+last chunk and the whole object also finish_reason ("stop", "length" or "time"), mean_k, ttft_s and tokens_per_s.
 
 On request the message, or each chunk's delta, has `routed_experts`, a list with an object for each token of the reply
 (see `routed_experts`), and `prompt_routed_experts`, the same for the prompt's tokens, special ones included. The token
@@ -97,6 +97,8 @@ class Reply:
             "num_experts_per_tok": started.num_experts_per_tok, "weighting": started.weighting, "seed": started.seed,
             "policy": started.policy, "prompt_tokens": started.prompt_tokens, "max_new_tokens": started.max_new_tokens,
             "notices": list(started.notices)}
+        if by := (finished or started).answered_by:
+            about["answered_by"] = by
         if choice is not None:
             about["choice"] = choice.as_dict()
         if self._active:

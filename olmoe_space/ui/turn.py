@@ -135,7 +135,7 @@ class Turn:
         if started is None:
             return ""
         k = self._live.mean_k or started.num_experts_per_tok
-        parts = [f"k {round(k, 1):g}", *self._rates()]
+        parts = [f"k {round(k, 1):g}", *self._rates(), (finished or started).answered_by]
         if self.state == "done":
             parts.append(f"mass {decimals(self._live.routing_mass)}" if self.recorder.tells_routing else "")
             parts.append("stopped" if self.stopped else ENDINGS[finished.finish_reason] if finished else "")
