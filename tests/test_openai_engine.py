@@ -238,7 +238,7 @@ def test_who_stops_reading_ends_the_computation_there(face: OpenAIEngine, traffi
 
 
 def test_a_long_reply_is_ended_at_the_time_limit(face_url: str) -> None:
-    impatient = engine_at(face_url, key="swordfish", max_request_s=0.5)
+    impatient = engine_at(face_url, key="swordfish", max_request_s=3)
     finished = ask(impatient, temperature=9, top_p=1, max_new_tokens=600, num_experts_per_tok=64)[-1]
     assert finished.finish_reason == "time" and 1 < finished.new_tokens < 600
 
@@ -265,12 +265,6 @@ def test_the_app_takes_it_for_its_engine(face_url: str, olmoe: Olmoe, tmp_path: 
     assert answer["routing_mass"] == pytest.approx(expected["routing_mass"], abs=1e-6)
 
 
-def test_the_app_says_why_it_cannot_start(tmp_path: Path, face_url: str) -> None:
-    with pytest.raises(AssertionError, match="cannot start: OLMOE_ENGINE=.* refuses the key"):
-        with serve(tmp_path / "log", {"OLMOE_ENGINE": f"{face_url}/v1"}):
-            pass
-
-
 # A server that fails -------------------------------------------------------------------------------------------------
 
 SPOKEN = 'data: {"choices": [{"delta": {"content": "It began "}}]}\n\n'
@@ -294,10 +288,10 @@ def failing() -> FastAPI:
         async def stream() -> AsyncIterator[str]:
             yield ": a sign of life\n\n"
             if word == "silent":
-                await asyncio.sleep(3)
+                await asyncio.sleep(4)
             yield SPOKEN
             if word == "hangs":
-                await asyncio.sleep(3)
+                await asyncio.sleep(4)
             if word == "garbage":
                 yield "data: {\n\n"
             if word == "error":
@@ -316,13 +310,13 @@ def failing() -> FastAPI:
 @pytest.fixture(scope="module")
 def broken() -> Iterator[OpenAIEngine]:
     with served(failing()) as url:
-        yield engine_at(url, silence_s=0.5)
+        yield engine_at(url, silence_s=1.5)
 
 
 @pytest.mark.parametrize(("word", "said", "keeps"), [
     ("401", "refuses the key (401)", ""), ("429", "busy (429). Try again in 7 s", ""), ("500", "failed (500)", ""),
-    ("400", "refuses this (400): the server's own words", ""), ("silent", "silent for 0.5 s", ""),
-    ("hangs", "silent for 0.5 s", "It began "), ("garbage", "cannot be read", "It began "),
+    ("400", "refuses this (400): the server's own words", ""), ("silent", "silent for 1.5 s", ""),
+    ("hangs", "silent for 1.5 s", "It began "), ("garbage", "cannot be read", "It began "),
     ("error", "says: out of memory", "It began "), ("dies", "broke off", "It began "),
     ("ends", "broke off in the middle", "It began "),
 ])
@@ -342,6 +336,16 @@ def test_every_fault_is_a_sentence_and_the_conversation_is_kept(broken: OpenAIEn
         assert said in turn.note() and "Retry asks again" in turn.note()
     healed = turn_with("Please be healed")
     assert healed.text == "It began well." and not healed.failure
+
+
+def test_a_face_over_such_a_server(broken: OpenAIEngine) -> None:
+    body = {"model": "olmoe", "messages": [{"role": "user", "content": "Please be healed"}], "num_experts_per_tok": 15}
+    with served(build_face(broken.info, broken.run, Settings())) as url:
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False).json()
+        refused = httpx.post(f"{url}/v1/chat/completions", json=body | {"routed_experts": True}, trust_env=False)
+    assert reply["choices"][0]["message"]["content"] == "It began well."
+    assert reply["olmoe"]["num_experts_per_tok"] == 16 and "nearest" in reply["olmoe"]["notices"][0]
+    assert refused.status_code == 400 and "does not tell which experts fired" in refused.json()["error"]["message"]
 
 
 def test_names_say_which_k_and_others_are_passed_over(broken: OpenAIEngine) -> None:
