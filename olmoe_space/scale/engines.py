@@ -32,5 +32,8 @@ def remote_engine(settings: Settings) -> RemoteEngine:
     if address.startswith(("ray://", "rays://")):
         from .ray_engine import RayEngine
         return RayEngine(address, settings.max_request_s, settings.engine_key)
-    raise ValueError(f"OLMOE_ENGINE must be ray://HOST:PORT, as `python -m olmoe_space serve` prints it; "
-                     f"got {address!r}.")
+    if address.startswith(("http://", "https://")):
+        from .openai_engine import OpenAIEngine
+        return OpenAIEngine(address, settings.engine_key, settings.max_request_s, settings.max_concurrent_chats)
+    raise ValueError(f"OLMOE_ENGINE must be ray://HOST:PORT, as `python -m olmoe_space serve` prints it, or the "
+                     f"address of an OpenAI-compatible server, http://HOST:PORT/v1; got {address!r}.")

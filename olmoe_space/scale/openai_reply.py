@@ -1,26 +1,24 @@
 """Events -> a reply in OpenAI's words: chunks as it is written, or one object.
 
 Beside OpenAI's own fields there is `olmoe`, in the first chunk what Started tells (num_experts_per_tok, weighting,
-seed, policy, max_new_tokens, prompt_tokens, notices; in adaptive mode choice), in the last chunk and the whole object
-also finish_reason ("stop", "length" or "time"), mean_k, ttft_s and tokens_per_s.
+seed, policy, max_new_tokens, prompt_tokens, notices; in adaptive mode choice, of several engines answered_by), in the
+last chunk and the whole object also finish_reason ("stop", "length" or "time"), mean_k, ttft_s and tokens_per_s.
 
-On request the message, or each chunk's delta, has `routed_experts`: a list with one object a token of the reply, in
-order, {"id", "text", "selected_experts", "routing_weights"}; the last two are lists [L][k], the experts that worked on
-the token in each layer, most probable first, and their weights rounded to 6 decimals. With `router_logits` it has those
-too, base64 of little-endian float32 [L][E]: all that is needed to have the whole trace again. `prompt_routed_experts`
-is the same for the prompt's tokens, special ones included. The token by which the model ends a reply is not of it.
+On request the message, or each chunk's delta, has `routed_experts`, a list with an object for each token of the reply
+(see `routed_experts`), and `prompt_routed_experts`, the same for the prompt's tokens, special ones included. The token
+by which the model ends a reply is not of it.
 """
 
 from __future__ import annotations
 
-import base64
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..events import Event, Finished, Prefilled, Routing, Started, Token
+from ..events import Event, Finished, Piece, Prefilled, Started, Token
 from .openai_request import Asked
+from .routed_experts import as_json
 
 ENDINGS = {"stop": "stop", "length": "length", "time": "length"}
 OUT_OF_TIME = "The reply was ended at this server's time limit."
@@ -45,8 +43,9 @@ class Reply:
 
     @property
     def tokens(self) -> int:
-        """The prompt's and the reply's so far."""
-        return self.new_tokens + (self._started.prompt_tokens if self._started else 0)
+        """The prompt's and the reply's so far, as far as they are told."""
+        told = self._finished or self._started
+        return self.new_tokens + ((told.prompt_tokens or 0) if told else 0)
 
     def add(self, event: Event) -> list[dict[str, Any]]:
         """The chunks that are due."""
@@ -54,14 +53,16 @@ class Reply:
             self._started = event
             return [self._chunk({"role": "assistant", "content": ""}) | {"olmoe": self._about()}]
         if isinstance(event, Prefilled):
-            return self._grown("", "prompt_routed_experts", event.token_ids, event.texts, event.routing)
+            return self._grown("", "prompt_routed_experts", event)
         if isinstance(event, Token):
             self.new_tokens += 1
             self._active += float(event.routing.active_experts.mean())
-            return self._grown(self._text.add(event.text), "routed_experts", (event.token_id,), (event.text,),
-                               event.routing)
+            return self._grown(self._text.add(event.text), "routed_experts", event)
+        if isinstance(event, Piece):
+            return self._grown(self._text.add(event.text))
         if isinstance(event, Finished):
             self._finished = event
+            self.new_tokens = event.new_tokens or self.new_tokens
             return self._grown(self._text.rest())
         raise TypeError(f"unknown event {type(event).__name__}")
 
@@ -77,12 +78,11 @@ class Reply:
         return self._envelope("chat.completion") | {"choices": [choice], "usage": self._usage(),
                                                     "olmoe": self._about()}
 
-    def _grown(self, text: str, where: str = "", ids: Sequence[int] = (), texts: Sequence[str] = (),
-               routing: Routing | None = None) -> list[dict[str, Any]]:
+    def _grown(self, text: str, where: str = "", of: Prefilled | Token | None = None) -> list[dict[str, Any]]:
         delta: dict[str, Any] = {"content": text} if text else {}
         self._message["content"] += text
-        if routing is not None and getattr(self._asked, where):
-            delta[where] = routed(ids, texts, routing, self._asked.router_logits)
+        if of is not None and getattr(self._asked, where):
+            delta[where] = as_json(of, self._asked.router_logits)
             self._message.setdefault(where, []).extend(delta[where])
         return [self._chunk(delta)] if delta else []
 
@@ -97,10 +97,12 @@ class Reply:
             "num_experts_per_tok": started.num_experts_per_tok, "weighting": started.weighting, "seed": started.seed,
             "policy": started.policy, "prompt_tokens": started.prompt_tokens, "max_new_tokens": started.max_new_tokens,
             "notices": list(started.notices)}
+        if by := (finished or started).answered_by:
+            about["answered_by"] = by
         if choice is not None:
             about["choice"] = choice.as_dict()
-        if self.new_tokens or finished:
-            about["mean_k"] = round(self._active / self.new_tokens, 4) if self.new_tokens else 0.0
+        if self._active:
+            about["mean_k"] = round(self._active / self.new_tokens, 4)
         if finished:
             about |= {"finish_reason": finished.finish_reason, "ttft_s": round(finished.ttft_s, 4),
                       "tokens_per_s": round(finished.tokens_per_s, 2)}
@@ -120,24 +122,6 @@ class Reply:
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return self._envelope("chat.completion.chunk") | {
             "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
-
-
-def routed(ids: Sequence[int], texts: Sequence[str], routing: Routing, logits: bool) -> list[dict[str, Any]]:
-    """One object a token (see above)."""
-    tokens = []
-    for t, (token_id, text) in enumerate(zip(ids, texts, strict=True)):
-        active = routing.active_experts[t].tolist()  # [L]
-        token = {"id": token_id, "text": text,
-                 "selected_experts": _firsts(routing.selected_experts[t].tolist(), active),
-                 "routing_weights": _firsts(routing.routing_weights[t].astype("f8").round(6).tolist(), active)}
-        if logits:
-            token["router_logits"] = base64.b64encode(routing.router_logits[t].astype("<f4").tobytes()).decode("ascii")
-        tokens.append(token)
-    return tokens
-
-
-def _firsts(rows: list[list[Any]], counts: list[int]) -> list[list[Any]]:
-    return [row[:count] for row, count in zip(rows, counts, strict=True)]
 
 
 class UntilStop:

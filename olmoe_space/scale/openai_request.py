@@ -81,12 +81,15 @@ def _asked(fields: dict[str, Any], info: ModelInfo, settings: Settings) -> Asked
     _served(fields.get("model"), info)
     system, past, message = _messages(fields.get("messages"))
     options = _flag_fields(fields.get("stream_options", {}), "stream_options", ("include_usage", "include_obfuscation"))
+    extras = _flags(fields, ("stream", *EXTRAS))
+    if not info.tells_routing and any(extras[name] for name in EXTRAS):
+        raise Refused("The engine behind this server does not tell which experts fired.", param=EXTRAS[0],
+                      code="unsupported_parameter")
     return Asked(
         request_from_fields(
             message, past, info=info, settings=settings, system_prompt=system, **_routing(fields),
             **{name: fields[name] for name in SAMPLING if name in fields}, **_max_new_tokens(fields)),
-        _stops(fields.get("stop", [])), **_flags(fields, ("stream", *EXTRAS)),
-        include_usage=options["include_usage"])
+        _stops(fields.get("stop", [])), **extras, include_usage=options["include_usage"])
 
 
 def _nothing_asked(name: str, value: Any) -> None:
