@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from olmoe_space.__main__ import main
 from olmoe_space.events import Token
 from olmoe_space.lab.jobs import computed
 from olmoe_space.request import GenerationRequest, RoutingPolicy
@@ -133,6 +135,16 @@ def test_how_many_replicas() -> None:
     for wrong in ("0", "4..1", "two", "1..", ""):
         with pytest.raises(ValueError, match="--replicas"):
             command.replicas_of(wrong)
+
+
+@pytest.mark.parametrize(("typed", "said"), [
+    (["--replicas", "2"], "Ray is not installed.*pip install -r requirements-scale.txt"),
+    (["--detach"], "--detach .* name it with --address")])
+def test_what_serve_cannot_do_is_said(typed: list[str], said: str, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert main(["serve", *typed]) == 2
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_the_line_under_the_header() -> None:
