@@ -20,6 +20,7 @@ from olmoe_space.engine.proof import prove
 from olmoe_space.lab.jobs import JOBS, computed
 from olmoe_space.model import memory
 from olmoe_space.model.loader import ModelUnavailable, load
+from olmoe_space.scale.engines import remote_engine
 from olmoe_space.settings import from_environment
 from olmoe_space.shell.stopping import terminable
 from olmoe_space.traffic import Traffic
@@ -31,13 +32,19 @@ log = logging.getLogger("olmoe_space")
 
 try:
     settings = from_environment()
-    loaded = load(settings)
-    settings = replace(settings, max_concurrent_chats=min(settings.max_concurrent_chats, loaded.room.slots))
-    backend = settings.backend or ("torch" if settings.on_zero_gpu else None)  # a fork a call has no use for graphs
-    engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, backend, loaded.room)
-    info = replace(loaded.info, backend=engine.kernels.name)
-    if not settings.on_zero_gpu:  # there the device exists only inside a call
-        log.info("k takes effect: another k moves the logits by %.0f %%.", 100 * prove(loaded.model, engine.kernels))
+    remote = remote_engine(settings) if settings.engine else None
+    if remote is None:
+        loaded = load(settings)
+        backend = settings.backend or ("torch" if settings.on_zero_gpu else None)  # a fork a call has no use for graphs
+        engine = Engine(loaded.model, loaded.tokenizer, settings.max_request_s, backend, loaded.room)
+        info = replace(loaded.info, backend=engine.kernels.name)
+        at_once = min(settings.max_concurrent_chats, loaded.room.slots)
+        if not settings.on_zero_gpu:  # there the device exists only inside a call
+            log.info("k takes effect: another k moves the logits by %.0f %%.",
+                     100 * prove(loaded.model, engine.kernels))
+    else:
+        info, at_once = remote.info, remote.slots
+    settings = replace(settings, max_concurrent_chats=at_once)
 except (ModelUnavailable, ValueError) as error:
     sys.exit(f"OLMoE Space cannot start: {error}")
 
@@ -65,22 +72,24 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
 
 def run(name: str, *arguments: Any) -> Iterator[Any]:
     """A job of `lab.jobs` where it belongs, counted and logged."""
-    results = run_on_gpu(name, *arguments) if JOBS[name].on_device else computed(engine, name, *arguments)
+    compute = run_on_gpu if remote is None else remote.run
+    results = compute(name, *arguments) if JOBS[name].on_device else computed(None, name, *arguments)
     return traffic.watched(name, results)
 
 
 def state() -> dict[str, Any]:
     """What /healthz tells beside the model."""
-    return (traffic.counts() | {"slots": loaded.room.slots, "context": loaded.room.context,
-                                "memory_bytes": memory.resident_bytes()})
+    where = {"slots": loaded.room.slots, "context": loaded.room.context} if remote is None else remote.state()
+    return traffic.counts() | where | {"memory_bytes": memory.resident_bytes()}
 
 
-demo = build_page(info, partial(run, "chat"), settings, run)
+can_do_all = remote is None or remote.jobs >= {name for name, job in JOBS.items() if job.on_device}
+demo = build_page(info, partial(run, "chat"), settings, run if can_do_all else None,
+                  remote.state if remote is not None else None)
 gc.freeze()  # what was loaded stays, so no later collection looks at it, and a fork shares its pages
 gc.enable()
 
 if __name__ == "__main__":
-    log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,
-             settings.host, settings.port)
+    log.info("Serving %s (%s, %s) at http://%s:%s", info.name, info.dtype, info.device, settings.host, settings.port)
     with terminable():  # a Space is stopped by SIGTERM: as Ctrl-C, it closes the server instead of cutting it off
         demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})

@@ -2,6 +2,7 @@
 
     Started, Prefilled+ , Token*, Finished
 
+or, where another server computes that tells neither its tokens nor their experts: Started, Piece*, Finished.
 Every event is CPU data that pickles: on ZeroGPU it crosses from a forked worker to the server.
 A token's routing is that of the token as *input*: the experts that processed it. So a token is
 emitted once it has been fed back to the model, and every token of the reply has its routing.
@@ -49,13 +50,14 @@ def active_mask(active_experts: np.ndarray, width: int) -> np.ndarray:
 class Started:
     """The request as the engine understood it, before any computation."""
 
-    prompt_tokens: int
+    prompt_tokens: int | None  # None: not known, or not yet
     num_experts_per_tok: int  # the largest, where a rule chooses it for each token
     weighting: str
     seed: int
     max_new_tokens: int     # as asked, or what is left of the context window
     notices: tuple[str, ...]  # what had to be changed, in words for the visitor
     policy: str = ""        # what k alone does not say, in words: a rule per token, scaled experts
+    answered_by: str = ""   # who computes it, where there are several: "replica 2 of 2"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Some text of the reply, of one or more tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The reply has ended.
 
@@ -84,17 +93,19 @@ class Finished:
         "time": the time limit of a request.
     ttft_s: seconds from the request's start to its first token. decode_s: seconds from the first
         token to the last. tokens_per_s: (new_tokens - 1) / decode_s, 0 if there were fewer than two.
+    prompt_tokens, new_tokens: None where they are not told.
     """
 
     finish_reason: FinishReason
-    prompt_tokens: int
-    new_tokens: int
+    prompt_tokens: int | None
+    new_tokens: int | None
     ttft_s: float
     decode_s: float
+    answered_by: str = ""  # who computed it; more than one if the first was lost on the way
 
     @property
     def tokens_per_s(self) -> float:
-        return (self.new_tokens - 1) / self.decode_s if self.new_tokens > 1 and self.decode_s > 0 else 0.0
+        return ((self.new_tokens or 0) - 1) / self.decode_s if (self.new_tokens or 0) > 1 and self.decode_s > 0 else 0.0
 
 
-Event = Started | Prefilled | Token | Finished
+Event = Started | Prefilled | Token | Piece | Finished

@@ -29,6 +29,7 @@ class ModelInfo:
     backend: str       # how it is computed, e.g. "PyTorch"
     has_chat_template: bool
     notice: str = ""
+    tells_routing: bool = True  # whether it can be seen which experts worked; another's server may not tell
 
     @property
     def expert_params(self) -> int:

@@ -189,7 +189,7 @@ def messages_from_history(history: Any, max_chars: int, max_turns: int) -> list[
         if not isinstance(entry, dict) or "role" not in entry or "content" not in entry:
             raise ValueError(f"History entry {i + 1} must be a message with role and content; got {shown(entry)}.")
         try:
-            messages.append(Message(entry["role"], _plain_text(entry["content"])))
+            messages.append(Message(entry["role"], plain_text(entry["content"])))
         except ValueError as error:
             raise ValueError(f"History entry {i + 1}: {error}") from None
     total = sum(len(m.content) for m in messages)
@@ -199,7 +199,9 @@ def messages_from_history(history: Any, max_chars: int, max_turns: int) -> list[
     return messages
 
 
-def _plain_text(content: Any) -> Any:
+def plain_text(content: Any) -> Any:
+    """A message's content as text, if it is text or a list of {"type": "text", "text"} parts; else as it came. Raises
+    ValueError for parts of another kind."""
     if isinstance(content, list):
         parts = [p.get("text") if isinstance(p, dict) else p for p in content]
         texts = [p for p in parts if isinstance(p, str)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "assets" / "olmoe-tiny"
@@ -15,6 +15,15 @@ BACKENDS = ("triton", "numba", "torch")
 
 
 @dataclass(frozen=True)
+class ApiKey:
+    """A bearer token of the OpenAI-compatible face; None: no limit. The token is in no repr, so in no log."""
+
+    token: str = field(repr=False)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """What may be set from outside, and the limits that keep a public demo alive."""
 
@@ -22,8 +31,11 @@ class Settings:
     dtype: str | None = None  # OLMOE_DTYPE: one of DTYPES; None: what the device does best
     weights: str | None = None  # OLMOE_WEIGHTS: one of WEIGHTS; None: as wide as the dtype
     backend: str | None = None  # OLMOE_BACKEND: one of BACKENDS; None: the fastest there is for the model
+    engine: str | None = None  # OLMOE_ENGINE: where replies are computed; None: in this process
     host: str = "127.0.0.1"   # GRADIO_SERVER_NAME
     port: int = 7860          # PORT
+    api_keys: tuple[ApiKey, ...] = ()  # OLMOE_API_KEYS: who may use the OpenAI-compatible face; none: this machine
+    engine_key: str | None = field(default=None, repr=False)  # OLMOE_ENGINE_KEY: bearer token for OLMOE_ENGINE
 
     on_space: bool = False    # SPACE_ID is set: running as a Hugging Face Space
     on_zero_gpu: bool = False  # SPACES_ZERO_GPU is set: GPU work runs in forked workers
@@ -63,8 +75,34 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         dtype=env.get("OLMOE_DTYPE") or None,
         weights=env.get("OLMOE_WEIGHTS") or None,
         backend=env.get("OLMOE_BACKEND") or None,
+        engine=env.get("OLMOE_ENGINE") or None,
         host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
         port=int(port),
+        api_keys=_api_keys(env.get("OLMOE_API_KEYS") or ""),
+        engine_key=env.get("OLMOE_ENGINE_KEY") or None,
         on_space=on_space,
         on_zero_gpu=bool(env.get("SPACES_ZERO_GPU")),
     )
+
+
+def tell_ray(env: MutableMapping[str, str] = os.environ) -> None:
+    """What Ray is to know before it starts and takes from the environment alone: it is not to report its use, and the
+    replicas are what the machine is for (Ray gives its workers the niceness 15)."""
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    env.setdefault("RAY_worker_niceness", "0")
+
+
+def _api_keys(text: str) -> tuple[ApiKey, ...]:
+    """ "TOKEN", "TOKEN:REQUESTS" or "TOKEN:REQUESTS:TOKENS" (a minute; empty: no limit), comma-separated. What is wrong
+    is told by its place, never by its text, which is secret."""
+    keys = []
+    for place, item in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        token, *limits = (part.strip() for part in item.split(":"))
+        if not token or any(c.isspace() for c in token) or len(limits) > 2 or not all(
+                not limit or (limit.isdecimal() and int(limit) > 0) for limit in limits):
+            raise ValueError(f"OLMOE_API_KEYS, key {place}: write TOKEN, TOKEN:REQUESTS_A_MINUTE or "
+                             "TOKEN:REQUESTS_A_MINUTE:TOKENS_A_MINUTE, limits of at least 1 or left empty.")
+        keys.append(ApiKey(token, *(int(limit) if limit else None for limit in limits)))
+    if len({key.token for key in keys}) < len(keys):
+        raise ValueError("OLMOE_API_KEYS names the same token twice; give each its limits once.")
+    return tuple(keys)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from .events import Event, Finished, Prefilled, Routing, Started, Token, active_mask
+from .events import Event, Finished, Piece, Prefilled, Routing, Started, Token, active_mask
 
 Phase = Literal["all", "prefill", "decode"]
 FORMAT_VERSION = 2
@@ -172,6 +172,13 @@ class TraceRecorder:
         self._texts: list[str] = []
         self._routings: list[Routing] = []
         self._prompt_tokens = 0
+        self._reply: list[str] = []
+        self.tells_routing = True
+
+    @property
+    def text(self) -> str:
+        """The reply so far."""
+        return "".join(self._reply)
 
     def add(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -182,6 +189,10 @@ class TraceRecorder:
         elif isinstance(event, Token):
             self._extend((event.token_id,), (event.text,), event.routing)
             self.new_tokens += 1
+            self._reply.append(event.text)
+        elif isinstance(event, Piece):
+            self.tells_routing = False
+            self._reply.append(event.text)
         elif isinstance(event, Finished):
             self.finished = event
         else:
@@ -193,7 +204,7 @@ class TraceRecorder:
         self._routings.append(routing)
 
     def trace(self) -> RoutingTrace:
-        """Everything so far. Raises ValueError while nothing has been computed."""
+        """Everything so far. Raises ValueError while nothing has been computed, and where no routing is told."""
         if self.started is None or not self._routings:
             raise ValueError("No token has been processed yet.")
         join = lambda name: np.concatenate([getattr(r, name) for r in self._routings])  # noqa: E731

@@ -77,4 +77,4 @@ def _note(line: dict[str, Any], event: Any) -> None:
     elif isinstance(event, Token):
         line["new_tokens"] += 1
     elif isinstance(event, Finished):
-        line |= {"outcome": event.finish_reason, "ttft_s": round(event.ttft_s, 4)}
+        line |= {"outcome": event.finish_reason, "new_tokens": event.new_tokens, "ttft_s": round(event.ttft_s, 4)}

@@ -16,7 +16,8 @@ FILES = [REPOSITORY / "app.py", *sorted((REPOSITORY / PACKAGE).rglob("*.py"))]
 # Parts that deal in plain numbers and text.
 PLAIN = {"settings", "checks", "rules", "request", "events", "adaptive", "model_info", "trace", "conversation", "ask",
          "answer", "walk", "comparison", "truth", "race", "survey", "performance", "traffic"}
-EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "race_plots", "ui"}
+EVERYTHING = PLAIN | {"model", "engine", "lab", "plots", "expert_plots", "performance_plots", "race_plots", "ui",
+                      "scale"}
 
 # Part of the package -> the parts it may import. Nothing flows back towards the page.
 OURS: dict[str, set[str]] = {
@@ -48,8 +49,11 @@ OURS: dict[str, set[str]] = {
     "performance_plots": {"plots", "performance"},
     # everything but engine and model: it is handed callables
     "ui": PLAIN | {"plots", "expert_plots", "performance_plots", "race_plots"},
+    # an engine elsewhere and the face to others are events and requests; a replica holds the engine itself
+    "scale": {"settings", "checks", "rules", "request", "events", "model_info", "ask", "library", "model", "engine",
+              "lab"},
     "training": PLAIN | {"model", "engine", "lab"},
-    "library": EVERYTHING - {"ui"},
+    "library": EVERYTHING - {"ui", "scale"},
     "__init__": {"library"},
     "shell": EVERYTHING - {"ui"} | {"library"},
     "__main__": {"shell", "model"},  # it dispatches, and words what could not be loaded
@@ -74,7 +78,8 @@ OTHERS: dict[str, set[str]] = {
     "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
-    "shell": {"huggingface_hub"},
+    "scale": {"numpy", "torch", "fastapi", "starlette", "httpx", "ray"},
+    "shell": {"huggingface_hub", "uvicorn"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},
 }
@@ -158,6 +163,18 @@ def test_only_settings_read_the_environment():
         return [hit for hit in (*attributes(path), *imports(path))
                 if hit[1] in ("os.environ", "os.environb", "os.getenv", "os.putenv")]
     assert not everywhere(readers)
+
+
+def test_only_replicas_need_ray():
+    """It is optional: the page, and a front end of replicas, start without it."""
+    def needs(path: Path) -> list[tuple[int, str]]:
+        return [hit for hit in imports(path) if hit[1].split(".")[0] == "ray"]
+    using = {path for path in FILES if needs(path)}
+    assert {path.name for path in using} == {"deployment.py", "front.py", "replica.py", "router.py"}
+    names = {f"{PACKAGE}.scale.{path.stem}" for path in using}
+    importing = {path.name for path in FILES
+                 if any(hit[1].startswith(tuple(names)) for hit in imports(path))} - {p.name for p in using}
+    assert importing == {"serve.py"}
 
 
 def test_no_figure_is_global():

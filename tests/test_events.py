@@ -10,9 +10,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from olmoe_space.events import Event, Finished
+from olmoe_space.events import Event, Finished, Piece
 
-from .examples import EVENTS
+from . import examples
+
+EVENTS = (*examples.EVENTS, Piece("It is é."))
 
 
 def same(a, b):

@@ -21,14 +21,14 @@ def test_nothing_set_is_this_machine_alone():
 def test_every_variable_arrives():
     settings = from_environment({"OLMOE_MODEL": "/models/olmoe", "OLMOE_DTYPE": "bfloat16", "OLMOE_WEIGHTS": "int8",
                                  "OLMOE_BACKEND": "torch", "PORT": "8000", "GRADIO_SERVER_NAME": "192.0.2.1",
-                                 "SPACE_ID": "me/olmoe", "SPACES_ZERO_GPU": "true"})
+                                 "OLMOE_ENGINE": "ray://192.0.2.1:8000", "SPACE_ID": "me/olmoe",
+                                 "SPACES_ZERO_GPU": "true"})
     assert settings == Settings(model="/models/olmoe", dtype="bfloat16", weights="int8", backend="torch", port=8000,
-                                host="192.0.2.1",
-                                on_space=True, on_zero_gpu=True)
+                                host="192.0.2.1", engine="ray://192.0.2.1:8000", on_space=True, on_zero_gpu=True)
 
 
 def test_empty_variables_are_as_good_as_none():
-    names = ("OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_WEIGHTS", "OLMOE_BACKEND",
+    names = ("OLMOE_ENGINE", "OLMOE_MODEL", "OLMOE_DTYPE", "OLMOE_WEIGHTS", "OLMOE_BACKEND",
              "PORT", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID")
     assert from_environment(dict.fromkeys(names, "")) == Settings()
 

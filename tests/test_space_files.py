@@ -20,8 +20,8 @@ KEYS = {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_
         "suggested_hardware", "short_description", "startup_duration_timeout", "models", "preload_from_hub",
         "license", "tags", "pinned", "thumbnail"}
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-TOP_LEVEL = {"app.py", "olmoe_space", "tests", "requirements.txt", "README.md", "assets", ".ci", ".gitignore",
-             "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"}
+TOP_LEVEL = {"app.py", "olmoe_space", "tests", "requirements.txt", "requirements-scale.txt", "README.md", "assets",
+             ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml"}
 LARGEST = 10_000_000  # a Space's plain push refuses files over 10 MiB
 
 
@@ -37,7 +37,8 @@ def tracked() -> list[Path]:
 def pins(name: str) -> dict[str, str]:
     """Requirement -> version, "" where any will do."""
     lines = [line.split("#")[0].strip() for line in (REPOSITORY / name).read_text().splitlines()]
-    return {package: version for package, _, version in (line.partition("==") for line in lines if line)}
+    return {package: version for package, _, version in (line.partition("==") for line in lines if line)
+            if not package.startswith("-r ")}
 
 
 def test_the_front_matter_has_every_key_and_no_other():
@@ -74,7 +75,7 @@ def test_the_models_named_are_those_the_app_loads():
 
 
 def test_every_requirement_is_pinned_but_spaces():
-    for name in ("requirements.txt", "tests/requirements.txt"):
+    for name in ("requirements.txt", "requirements-scale.txt", "tests/requirements.txt"):
         for package, version in pins(name).items():
             assert (version == "") == (package == "spaces"), f"{name}: {package}"
     assert pins("requirements.txt")["torch"] == "2.13.0"  # among those that ZeroGPU supports
@@ -94,8 +95,10 @@ def test_what_the_app_imports_is_required_by_name():
     for part in (REPOSITORY / "olmoe_space").iterdir():
         if part.name != "training":
             app |= imported(part) if part.is_dir() or part.suffix == ".py" else set()
-    brought = {"llvmlite", "triton", "starlette", "huggingface_hub"}  # by numba, by torch on GPUs, and by gradio
-    assert app - {"olmoe_space"} - brought <= set(pins("requirements.txt"))
+    brought = {"llvmlite", "triton",  # by numba, by torch on GPUs, and by gradio:
+               "starlette", "fastapi", "uvicorn", "httpx", "huggingface_hub"}
+    assert app - {"olmoe_space", "ray"} - brought <= set(pins("requirements.txt"))
+    assert "ray[serve]" in pins("requirements-scale.txt")  # optional: tests/test_architecture.py says who needs it
 
 
 def test_nothing_else_lies_at_the_top():

@@ -7,7 +7,7 @@ may take, from the same arguments: small on purpose, since a call is refused if 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,9 @@ NO_MEMORY = ("The memory of the device is full. Ask for fewer new tokens, shorte
              "settings at once; then try again.")
 
 
-def computed(engine: Engine, name: str, *arguments: Any) -> Iterator[Any]:
+def computed(engine: Engine | None, name: str, *arguments: Any) -> Generator[Any, None, None]:
     """What the job of this name yields. Raises ValueError, with what would help, where the device's memory does not
-    suffice: what the job held is free by then."""
+    suffice: what the job held is free by then. engine: None will do for a job that is not on the device."""
     try:
         yield from JOBS[name].run(engine, *arguments)
     except torch.OutOfMemoryError:

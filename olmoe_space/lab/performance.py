@@ -58,14 +58,14 @@ def speed_at_k(engine: Engine, info: ModelInfo, request: GenerationRequest, repe
         reset_peak(model.device)
         finished, trace = _reply(endless, request)
         peaks.append(peak_bytes(model.device))
+        n = trace.num_tokens - trace.prompt_tokens
         if stock:
-            seconds = _stock(engine, prompt.token_ids, k, 2 if turn < 0 else finished.new_tokens)
+            seconds = _stock(engine, prompt.token_ids, k, 2 if turn < 0 else n)
         if turn < 0:
             continue
         ours.append(finished)
         if stock:
             theirs.append(seconds)
-        n = finished.new_tokens
         yield KRun(
             k, turn + 1, n, median(f.ttft_s + f.decode_s for f in ours), median(f.ttft_s for f in ours),
             median(f.tokens_per_s for f in ours), median(first + rest for first, rest in theirs) if theirs else None,

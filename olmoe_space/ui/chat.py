@@ -35,6 +35,8 @@ EXAMPLES = (
     "Write a Python function that checks whether a number is prime.",
     "Tell me a short story about a lost key.",
 )
+UNTOLD = ("The server behind this page does not tell which experts fired, so there is nothing to draw here. "
+          "Compare, Inside a token, Experts and Benchmark need the model itself and are left out.")
 UNREACHED = "Too many are waiting just now, or the connection broke. Nothing is lost: try again in a moment."
 BUSY = "A reply is still being written. Wait for it, or stop it first."
 Updates = dict[Any, Any]
@@ -61,6 +63,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
             settings_of = controls(info, settings)
         with gr.Column(elem_id="experts-at-work", min_width=320):
             live = live_view(info)
+            if not info.tells_routing:
+                plain_text("untold", "note", UNTOLD)
             turn_state = gr.State(None, time_to_live=KEEP_TURN_S)
             summary = plain_text("reply-summary", "status")
             files, figures = downloads(info, turn_state)
@@ -68,7 +72,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
     def show(chosen: Turn, latest: Turn) -> Updates:
         return {live: chosen.frame(latest), summary: chosen.summary(), figures: gr.update(open=False)}
 
-    replies = Replies(turn_state, error, tabs, show, [live, summary, figures])
+    replies = Replies(turn_state, error, tabs, show, [live, summary, figures], info.tells_routing)
     reply_notes = replies.view
     nothing: Updates = {error: gr.skip()}
 
@@ -161,6 +165,7 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
         return {send: gr.update(visible=not busy), stop: gr.update(visible=busy, value="Stop", interactive=True)}
 
     def after_reply(shown: bool) -> Updates:
+        shown = shown and info.tells_routing
         return {files: gr.update(visible=shown), figures: gr.update(visible=shown, open=False)}
 
     asked = [chatbot, turn_state, *settings_of.components]
@@ -204,7 +209,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
 
 
 def _welcome(info: ModelInfo) -> str:
-    return (f"### Set how many of {info.num_experts} experts work on each token, and watch them\n"
+    watch = ", and watch them" if info.tells_routing else ""
+    return (f"### Set how many of {info.num_experts} experts work on each token{watch}\n"
             "Ask something, or start with one of these:")
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 from ..answer import final_answer
 from ..ask import DEFAULT_K_MAX, DEFAULT_K_MIN, Question, choice_from_fields, given_seed, request_from_fields
 from ..comparison import partings, reply_of
-from ..events import Token
+from ..events import Piece, Token
 from ..model_info import ModelInfo
 from ..settings import Settings
 from ..trace import TraceRecorder
@@ -143,14 +143,11 @@ def _compared(questions: Sequence[Question], job: Job) -> dict[str, Any]:
 def _answers(question: Question, stream: Stream, per_second: float) -> Iterator[dict[str, Any]]:
     """The stream's events -> objects on a clock, the last one complete."""
     recorder = TraceRecorder()
-    pieces: list[str] = []
     due = 0.0
     with closing_iterator(stream(question.request)) as events:
         for event in events:
             recorder.add(event)
-            if isinstance(event, Token):
-                pieces.append(event.text)
-                if time.monotonic() >= due:
-                    due = time.monotonic() + 1 / per_second
-                    yield {"text": "".join(pieces), "new_tokens": len(pieces)}
+            if isinstance(event, (Token, Piece)) and time.monotonic() >= due:
+                due = time.monotonic() + 1 / per_second
+                yield {"text": recorder.text, "new_tokens": recorder.new_tokens if recorder.tells_routing else None}
     yield final_answer(recorder, question.choice)

@@ -30,7 +30,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ..events import Event, Finished, Prefilled, Routing, Started, Token
+from ..events import Event, Finished, Piece, Prefilled, Routing, Started, Token
 from ..model_info import ModelInfo
 
 EMPTY = ""
@@ -127,6 +127,8 @@ class LiveFrames:
             self._prefill.add(event.texts, event.routing)
         elif isinstance(event, Token):
             self._decode.add((event.text,), event.routing)
+        elif isinstance(event, Piece):
+            pass  # nothing is told of the experts; what else the page shows keeps the same pace
         elif isinstance(event, Finished):
             self._finished = event
             return None  # `last` follows
@@ -305,6 +307,7 @@ def live_view(info: ModelInfo, elem_id: str = "live-view") -> gr.HTML:
         # Not css_template: that one is compiled anew for every value.
         head=f"<style>{(_ASSETS / 'view.css').read_text('utf-8')}</style>",
         js_on_load=f'"use strict";\n{script}', apply_default_css=False, container=False, padding=False,
+        visible=info.tells_routing,
         shape={"num_layers": info.num_layers, "num_experts": info.num_experts, "default_k": info.default_k,
                "active_params": info.active_params(info.default_k), "total_params": info.total_params},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ from .experts import experts_tab
 from .how_it_works import how_it_works_tab
 from .inside import inside_tab
 from .markup import as_html, count
+from .replicas import replicas_line
 from .sharing import Sharing
 from .theme import theme
 from .turn import Job, Stream
@@ -26,11 +28,14 @@ TITLE = "OLMoE Space"
 DELETE_FILES_S = (600, 3600)  # every ten minutes, downloads older than an hour are deleted
 
 
-def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | None = None) -> gr.Blocks:
+def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | None = None,
+               state: Callable[[], dict[str, Any]] | None = None) -> gr.Blocks:
     """The app, ready for `launch(**launch_options(settings))`. `job(name, *arguments)` runs a measurement where the
-    model is and yields its results; without it there is the chat alone."""
+    model is and yields its results; without it there is the chat alone. state: of an engine elsewhere."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
+        if state is not None:
+            replicas_line(state)
         sharing = Sharing()
         with gr.Tabs(elem_id="tabs") as tabs:
             sharing.of(tabs)
@@ -62,6 +67,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "run_history": False,     # would keep prompts in the browser
         "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
         "state_session_capacity": settings.max_sessions,
+        "max_threads": 40 + settings.max_concurrent_chats,  # gradio's 40 for what is quick, one for each reply
         "mcp_server": True,       # the endpoints as tools, at /gradio_api/mcp/
     }
 

@@ -26,17 +26,19 @@ class Replies:
     """The component that puts the lines and buttons there, and what they do.
 
     turn_state: the visitor's latest turn. error: where it is said that a reply is no longer kept. show: (the chosen
-    turn, the latest) -> updates of `shown`, which are drawn of the chosen reply.
+    turn, the latest) -> updates of `shown`, which are drawn of the chosen reply. routed: whether there is a map of
+    them.
     """
 
     def __init__(self, turn_state: gr.State, error: gr.HTML, tabs: gr.Tabs, show: Callable[[Turn, Turn], Updates],
-                 shown: Sequence[Any]) -> None:
+                 shown: Sequence[Any], routed: bool = True) -> None:
         self._turn_state, self._error, self._tabs, self._show, self._shown = turn_state, error, tabs, show, shown
         self._labels: dict[str, str] = {}
         self.view = gr.HTML(self.value([], None), html_template="", elem_id="reply-notes", container=False,
                             padding=False, js_on_load=read("chat_text.js") + read("reply_notes.js"))
         self._events = gr.Row(elem_classes=["no-space"])
-        self.opens(MAP, "Map", lambda turn: {}, [], [])
+        if routed:
+            self.opens(MAP, "Map", lambda turn: {}, [], [])
 
     def value(self, chat: Chat, turn: Turn | None) -> dict[str, Any]:
         """What is to stand under the chat's replies."""
@@ -44,7 +46,8 @@ class Replies:
         writing = turn.id if turn is not None and turn.state != "done" else ""
         return {"opens": list(self._labels.items()),
                 "replies": [{"line": note.line, "turn": note.turn, "kept": note.turn in kept,
-                             "gone": note.turn not in kept | {writing, ""}} for note in notes(chat)]}
+                             "gone": bool(self._labels) and note.turn not in kept | {writing, ""}}
+                            for note in notes(chat)]}
 
     def opens(self, tab: str, label: str, open_here: Callable[..., Updates], inputs: Sequence[Component],
               outputs: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ def status_route(info: ModelInfo, page: gr.Blocks, state: Callable[[], dict[str,
 
     async def healthz(_: Request) -> Response:
         waiting = len(page._queue)  # has no public name; /gradio_api/queue/status tells the same
-        told = {"status": "ok", **model, "waiting": waiting, **state()}
+        told = {"status": "ok", **model, "waiting": waiting, **await asyncio.to_thread(state)}  # it may ask elsewhere
         return Response(json.dumps(told, indent=2) + "\n", media_type="application/json",
                         headers={"Cache-Control": "no-store"})
 

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from ..ask import Question
-from ..events import Event, Finished, Token
+from ..events import Event, Finished, Piece, Token
 from ..model_info import ModelInfo
 from ..request import GenerationRequest
 from ..trace import RoutingTrace, TraceRecorder
@@ -55,7 +55,7 @@ class Turn:
         self.stopped = False
         self.discarded = False  # the conversation was cleared: nothing of it is to be shown any more
         self._stop = threading.Event()
-        self._pieces: list[str] = []
+        self._pieces = 0  # tokens, or pieces of text
         self._started_at = self._first_at = self._last_at = 0.0
         choice = _reasons(question)
         self._chosen: Turn = self
@@ -95,10 +95,10 @@ class Turn:
 
     def _take(self, event: Event) -> str | None:
         self.recorder.add(event)
-        if isinstance(event, Token):
+        if isinstance(event, (Token, Piece)):
             self._last_at = time.perf_counter()
             self._first_at = self._first_at or self._last_at
-            self._pieces.append(event.text)
+            self._pieces += 1
         return self._live.add(event)
 
     def _failed(self, error: Exception) -> None:
@@ -116,11 +116,11 @@ class Turn:
 
     @property
     def text(self) -> str:
-        return "".join(self._pieces)
+        return self.recorder.text
 
     @property
     def has_reply(self) -> bool:
-        return bool(self._pieces)
+        return self._pieces > 0
 
     def shown(self) -> Chat:
         """The conversation as it is to be shown now."""
@@ -135,9 +135,9 @@ class Turn:
         if started is None:
             return ""
         k = self._live.mean_k or started.num_experts_per_tok
-        parts = [f"k {round(k, 1):g}", *self._rates()]
+        parts = [f"k {round(k, 1):g}", *self._rates(), (finished or started).answered_by]
         if self.state == "done":
-            parts.append(f"mass {decimals(self._live.routing_mass)}")
+            parts.append(f"mass {decimals(self._live.routing_mass)}" if self.recorder.tells_routing else "")
             parts.append("stopped" if self.stopped else ENDINGS[finished.finish_reason] if finished else "")
             if not self.has_reply:
                 parts.append("the model ended the reply at once")
@@ -152,8 +152,9 @@ class Turn:
         if finished is not None:
             speed, first = finished.tokens_per_s, finished.ttft_s
         elif self._first_at:
-            n, seconds = len(self._pieces), self._last_at - self._first_at
-            speed, first = (n - 1) / seconds if n > 1 and seconds > 0 else 0.0, self._first_at - self._started_at
+            n, seconds = self._pieces, self._last_at - self._first_at
+            countable = n > 1 and seconds > 0 and self.recorder.tells_routing  # else pieces, not tokens
+            speed, first = (n - 1) / seconds if countable else 0.0, self._first_at - self._started_at
         else:
             return []
         return [f"{speed:.0f} tok/s" if speed else "", f"{first:.1f} s to first token"]
@@ -193,8 +194,15 @@ class Turn:
         started = self.recorder.started
         if started is None:
             return ""
-        return (f"seed {started.seed} · {started.prompt_tokens} prompt + {self.recorder.new_tokens} new tokens · "
-                f"{started.weighting.replace('_', '-')} weights{' · ' if started.policy else ''}{started.policy}")
+        return " · ".join(filter(None, [f"seed {started.seed}", self._tokens(),
+                                        f"{started.weighting.replace('_', '-')} weights", started.policy]))
+
+    def _tokens(self) -> str:
+        """How many there were; "" where it is not told."""
+        told = self.recorder.finished or self.recorder.started
+        assert told is not None
+        new = self.recorder.new_tokens if self.recorder.tells_routing else getattr(told, "new_tokens", None)
+        return "" if told.prompt_tokens is None or new is None else f"{told.prompt_tokens} prompt + {new} new tokens"
 
 
 def _reasons(question: Question) -> dict[str, Any] | None:

@@ -1,0 +1,89 @@
+"""Blocking results in an event loop: each computation has a thread to itself, and ends when nobody reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+class Full(Exception):
+    """As many compute and wait as may."""
+
+
+class Gone(Exception):
+    """The client left before it had its answer."""
+
+
+class Computations:
+    """Up to `at_once` of them run, up to `waiting` more wait for a place."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="reply")
+        self._most = at_once + waiting
+        self._here = 0
+        self._count = threading.Lock()
+
+    async def results(self, begin: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
+        """What `begin()` yields, and what it raises. Closing this ends the computation at its next result, in its own
+        thread. Raises Full."""
+        with self._count:
+            if self._here >= self._most:
+                raise Full
+            self._here += 1
+        loop, arrived, left = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
+
+        def compute() -> None:
+            with ExitStack() as ending:
+                ending.callback(tell, _END)
+                results = iter(begin())
+                close = getattr(results, "close", None)
+                if close is not None:
+                    ending.callback(close)
+                for result in results:
+                    if left.is_set():
+                        return
+                    tell(result)
+
+        def tell(result: Any) -> None:
+            if not left.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, result)
+
+        computing = self._threads.submit(compute)
+        computing.add_done_callback(lambda _: self._ended())
+        try:
+            while (result := await arrived.get()) is not _END:
+                yield result
+            await asyncio.wrap_future(computing)
+        finally:
+            left.set()
+            computing.cancel()  # if it still waits
+
+    def _ended(self) -> None:
+        with self._count:
+            self._here -= 1
+
+
+async def while_connected(receive: Callable[[], Awaitable[Any]], work: Awaitable[T]) -> T:
+    """What `work` returns; if the client leaves first it is cancelled, and Gone raised. The request's body must have
+    been read."""
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)

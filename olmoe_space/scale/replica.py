@@ -1,0 +1,135 @@
+"""One copy of the model under Ray Serve: jobs in by HTTP, their results out as frames (`wire`).
+
+Knows nothing of the other replicas: how many there are, which one is asked and what becomes of one that does not
+answer is Ray's business (`deployment`) and the caller's (`ray_engine`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from ..engine.proof import prove
+from ..lab.jobs import JOBS, computed
+from ..library import Olmoe
+from ..model import memory
+from ..model.loader import load
+from ..settings import Settings
+from .errors import Refused
+from .limits import Callers
+from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, loads
+
+log = logging.getLogger("olmoe_space")
+ALIVE_EVERY_S = 1.0  # a caller that hears nothing for several of these takes the request elsewhere
+PIECES_PER_S = 200  # of all replies together: each costs Ray and the proxy milliseconds of a core
+REPLY_PIECES_PER_S = 50  # of one reply; more no eye sees
+
+
+class Replica:
+    """slots: jobs computed at once, as many as asked for and memory allows; more wait their turn here."""
+
+    def __init__(self, settings: Settings, slots: int, cpus: int | None) -> None:
+        """cpus: threads for a model on a CPU; None: the device's own business."""
+        if cpus is not None:
+            torch.set_num_threads(cpus)
+        self._olmoe = Olmoe(load(settings), settings)
+        self.slots = min(slots, self._olmoe.loaded.room.slots)
+        self._threads = ThreadPoolExecutor(self.slots, "job")
+        self._silent_since: dict[object, float] = {}  # job -> when it began or last gave a result
+        self._failed = False
+        self._limit_s = settings.max_request_s
+        self._callers = Callers(settings.api_keys)
+
+    async def __call__(self, request: Request) -> Response:
+        """POST dumps((name, arguments)), with a key where there are any -> frames. Closing the connection ends the job
+        at its next result."""
+        try:
+            self._callers.who(request.headers.get("Authorization"), request.client.host if request.client else None)
+        except Refused as refused:
+            return JSONResponse(refused.body, refused.status, refused.headers)
+        try:
+            name, arguments = loads(await request.body())
+        except (UnpicklingError, AttributeError, ImportError) as error:
+            return JSONResponse({"error": f"This is no job: {error}"}, 400)
+        return StreamingResponse(self._frames(name, arguments), media_type="application/octet-stream")
+
+    async def _frames(self, name: str, arguments: tuple[Any, ...]) -> AsyncIterator[bytes]:
+        """The engine blocks, so a thread computes. What is ready goes out at once, unless the last piece has just gone
+        or many replies stream: then with what comes meanwhile."""
+        loop, ready, left = asyncio.get_running_loop(), asyncio.Queue[bytes](), threading.Event()
+
+        def put(kind: bytes, payload: bytes = b"") -> None:
+            loop.call_soon_threadsafe(ready.put_nowait, frame(kind, payload))
+
+        work = self._threads.submit(self._compute, name, arguments, left, put)
+        try:
+            yield frame(NAME, self.name().encode())
+            last, next_at = b"", 0.0
+            while last not in LAST:
+                try:
+                    pieces = [await asyncio.wait_for(ready.get(), ALIVE_EVERY_S)]
+                except TimeoutError:
+                    pieces = [frame(ALIVE)]
+                await asyncio.sleep(next_at - loop.time())
+                while not ready.empty():
+                    pieces.append(ready.get_nowait())
+                last = pieces[-1][:1]
+                yield b"".join(pieces)
+                next_at = loop.time() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / PIECES_PER_S)
+        finally:
+            left.set()
+            work.cancel()
+
+    def _compute(self, name: str, arguments: tuple[Any, ...], left: threading.Event,
+                 put: Callable[..., None]) -> None:
+        job, results = object(), computed(self._olmoe.engine, name, *arguments)
+        try:
+            self._silent_since[job] = time.monotonic()
+            for result in results:
+                if left.is_set():
+                    return
+                self._silent_since[job] = time.monotonic()
+                put(EVENT, dumps(result))
+            put(END)
+        except ValueError as refusal:
+            put(REFUSED, str(refusal).encode())
+        except Exception as error:  # it is told to who asked, who raises it there
+            self._failed = True
+            log.exception("The job %s failed.", name)
+            put(FAILED, f"{type(error).__name__}: {error}".encode())
+        finally:
+            self._silent_since.pop(job, None)
+            results.close()
+
+    def name(self) -> str:
+        """Its place among the replicas, from 1. One that replaces another takes its place."""
+        return str(serve.get_replica_context().rank.rank + 1)
+
+    async def state(self) -> dict[str, Any]:
+        """Plain values for /healthz and the page, and what a front end must know of the model."""
+        return {"replica": self.name(), "busy": len(self._silent_since), "slots": self.slots,
+                "memory_bytes": memory.resident_bytes(), "host": socket.gethostname(), "pid": os.getpid(),
+                "model": vars(self._olmoe.info), "jobs": [name for name, job in JOBS.items() if job.on_device]}
+
+    def check_health(self) -> None:
+        """Raises if a job has been silent for longer than any may take, or if after a failure the model does not
+        compute what it should any more: Ray then starts another in its place."""
+        silent = max((time.monotonic() - since for since in list(self._silent_since.values())), default=0.0)
+        if silent > self._limit_s:
+            raise RuntimeError(f"A job has given nothing for {silent:.0f} s.")
+        if self._failed:
+            prove(self._olmoe.loaded.model, self._olmoe.engine.kernels)
+            self._failed = False
