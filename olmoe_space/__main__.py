@@ -6,11 +6,11 @@ import argparse
 import sys
 
 from .model.loader import ModelUnavailable
-from .shell import api, benchmark, choose, compare, dataflow, deploy, experts, generate, quality, race, serve
+from .shell import api, benchmark, capacity, choose, compare, dataflow, deploy, experts, generate, quality, race, serve
 from .shell.loading import settings_of
 from .shell.stopping import STOPPED, exit_code, terminable
 
-COMMANDS = (generate, choose, compare, dataflow, experts, quality, race, benchmark, api, serve, deploy)
+COMMANDS = (generate, choose, compare, dataflow, experts, quality, race, benchmark, capacity, api, serve, deploy)
 
 
 def main(arguments: list[str] | None = None) -> int:
