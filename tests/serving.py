@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import uvicorn
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -62,6 +61,8 @@ def free_port() -> int:
 def served(app: Any) -> Iterator[str]:
     """An ASGI app in a thread of this process, on a free port, until the block ends; its address."""
     port = free_port()
+    import uvicorn  # comes with gradio, which a machine that only has a GPU may lack
+
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -34,7 +34,7 @@ class Reply:
         self._started: Started | None = None
         self._finished: Finished | None = None
         self._message: dict[str, Any] = {"role": "assistant", "content": ""}
-        self.new_tokens = 0
+        self.new_tokens = self._pieces = 0
         self._active = 0.0  # experts a layer, summed over the reply's tokens
 
     @property
@@ -43,9 +43,9 @@ class Reply:
 
     @property
     def tokens(self) -> int:
-        """The prompt's and the reply's so far, as far as they are told."""
+        """The prompt's and the reply's so far; where they are not told, of each piece of text one at least."""
         told = self._finished or self._started
-        return self.new_tokens + ((told.prompt_tokens or 0) if told else 0)
+        return max(self.new_tokens, self._pieces) + ((told.prompt_tokens or 0) if told else 0)
 
     def add(self, event: Event) -> list[dict[str, Any]]:
         """The chunks that are due."""
@@ -59,6 +59,7 @@ class Reply:
             self._active += float(event.routing.active_experts.mean())
             return self._grown(self._text.add(event.text), "routed_experts", event)
         if isinstance(event, Piece):
+            self._pieces += 1
             return self._grown(self._text.add(event.text))
         if isinstance(event, Finished):
             self._finished = event
@@ -112,9 +113,13 @@ class Reply:
             about["finish_reason"] = "stop"
         return about
 
-    def _usage(self) -> dict[str, int]:
-        return {"prompt_tokens": self.tokens - self.new_tokens, "completion_tokens": self.new_tokens,
-                "total_tokens": self.tokens}
+    def _usage(self) -> dict[str, int] | None:
+        """None where it is not told."""
+        told = self._finished or self._started
+        if told is None or told.prompt_tokens is None:
+            return None
+        return {"prompt_tokens": told.prompt_tokens, "completion_tokens": self.new_tokens,
+                "total_tokens": told.prompt_tokens + self.new_tokens}
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}

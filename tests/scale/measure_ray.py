@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -75,7 +76,8 @@ def served(replicas: int) -> Iterator[RayEngine]:
     port = free_port()
     shell = [sys.executable, "-m", "olmoe_space", "--model", str(EMBEDDED_MODEL), "serve", "--replicas", str(replicas),
              "--port", str(port)]
-    process = subprocess.Popen(shell, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(shell, cwd=REPOSITORY, env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+                               stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert "Ready" in process.stdout.readline(), "the replicas did not start"
