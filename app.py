@@ -83,4 +83,4 @@ if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", loaded.info.name, loaded.info.dtype, loaded.info.device,
              settings.host, settings.port)
     with terminable():  # a Space is stopped by SIGTERM: as Ctrl-C, it closes the server instead of cutting it off
-        demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})
+        demo.launch(**launch_options(settings, [status_route(info, demo, state)]))

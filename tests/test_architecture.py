@@ -73,7 +73,7 @@ OTHERS: dict[str, set[str]] = {
     "expert_plots": {"numpy", "matplotlib"},
     "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
-    "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
+    "ui": {"gradio", "fastapi", "httpx", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of its figures
     "shell": {"huggingface_hub"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},

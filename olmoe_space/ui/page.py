@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_space
+from starlette.routing import BaseRoute
 
 from ..model_info import ModelInfo
 from ..settings import Settings
@@ -18,6 +20,7 @@ from .experts import experts_tab
 from .how_it_works import how_it_works_tab
 from .inside import inside_tab
 from .markup import as_html, count
+from .refusals import Page, app_options
 from .sharing import Sharing
 from .theme import theme
 from .turn import Job, Stream
@@ -29,7 +32,7 @@ DELETE_FILES_S = (600, 3600)  # every ten minutes, downloads older than an hour 
 def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | None = None) -> gr.Blocks:
     """The app, ready for `launch(**launch_options(settings))`. `job(name, *arguments)` runs a measurement where the
     model is and yields its results; without it there is the chat alone."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
+    with Page(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
         sharing = Sharing()
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -53,8 +56,9 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
     return page
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of `Blocks.launch` that belong to the page; gradio 6 takes its look there."""
+def launch_options(settings: Settings, routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
+    """Keyword arguments of `Blocks.launch` that belong to the page; gradio 6 takes its look there. routes: served
+    before gradio's own."""
     return {
         "theme": theme(), "css_paths": [FOLDER / "page.css"],
         "server_name": settings.host, "server_port": settings.port,
@@ -62,7 +66,9 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "run_history": False,     # would keep prompts in the browser
         "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
         "state_session_capacity": settings.max_sessions,
+        "max_file_size": settings.max_upload_bytes,
         "mcp_server": True,       # the endpoints as tools, at /gradio_api/mcp/
+        "app_kwargs": {"routes": [*routes], **app_options()},
     }
 
 
