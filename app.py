@@ -63,9 +63,19 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
+    """`run_on_gpu`, and a worker that died told in words: `spaces` says "GPU task aborted"."""
+    try:
+        yield from run_on_gpu(name, *arguments)
+    except gr.Error as error:
+        if error.title != "ZeroGPU worker error" or error.message != "GPU task aborted":
+            raise
+        raise gr.Error("The GPU was taken away in the middle of the work. Try again.", print_exception=False) from error
+
+
 def run(name: str, *arguments: Any) -> Iterator[Any]:
     """A job of `lab.jobs` where it belongs, counted and logged."""
-    results = run_on_gpu(name, *arguments) if JOBS[name].on_device else computed(engine, name, *arguments)
+    results = on_gpu(name, *arguments) if JOBS[name].on_device else computed(engine, name, *arguments)
     return traffic.watched(name, results)
 
 

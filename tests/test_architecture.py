@@ -66,7 +66,7 @@ OTHERS: dict[str, set[str]] = {
     "survey": {"numpy"},
     "performance": {"numpy"},
     "walk": {"numpy"},
-    "model": {"torch", "transformers", "safetensors"},
+    "model": {"torch", "transformers", "safetensors", "huggingface_hub"},
     "engine": {"torch", "numpy", "tokenizers", "triton", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},

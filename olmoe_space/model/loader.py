@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..model_info import ModelInfo
 from ..settings import EMBEDDED_MODEL, HUB_MODEL, Settings
+from .hub import trouble_with
 from .int8 import to_int8
 from .memory import LARGE_CHUNK, NotEnoughMemory, Room, chunk_for, free_bytes, parameter_count, room_for
 from .random_weights import random_model, shape_of
@@ -82,15 +83,20 @@ def load_random(shape: str, settings: Settings) -> LoadedModel:
 
 
 def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedModel:
+    trouble = ""
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        trouble = trouble_with(name)
+        if trouble:
+            log.warning("%s %s Looking for it among what was downloaded before.", name, trouble)
+        here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": bool(trouble)}
+        config = AutoConfig.from_pretrained(name, **here)
         if config.model_type != "olmoe":
             raise ModelUnavailable(f"{name} is a {config.model_type!r} model; this app computes OLMoE. Set OLMOE_MODEL "
                                    f"to an OLMoE checkpoint, for example {HUB_MODEL}.")
         dtype = _dtype(settings, device, config)
         room = _room(config, dtype, device, settings)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, **here)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **here)
         model = model.eval().requires_grad_(False)
         if settings.weights == "int8":  # on ZeroGPU a device that is not there yet cannot round
             to_int8(model, "cpu" if settings.on_zero_gpu else device)
@@ -100,7 +106,7 @@ def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedMode
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, ModelUnavailable):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = trouble or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelUnavailable(f"{name} could not be loaded: {reason} Check the name, the network and the memory, "
                                "or set OLMOE_MODEL to a folder with the checkpoint.") from error
     weights_of(model)

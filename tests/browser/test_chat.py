@@ -320,6 +320,20 @@ def test_figure_and_trace_can_be_downloaded(visitor: Visitor, tmp_path: Path) ->
     expect(visitor.page.locator("#heatmap-figure img")).to_be_visible()
 
 
+def test_a_full_disk_is_told_and_the_next_download_works(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor.ask_and_wait("Hello there")
+    write, full = Path.write_bytes, Path("/dev/full")  # the kernel itself says there: no space left on device
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", lambda path, content: write(full, content))
+        visitor.page.get_by_role("button", name="JSON", exact=True).click()
+        expect(visitor.page.get_by_text("the server's disk is full")).to_be_visible()
+    expect(visitor.replies).to_have_text(["You said: Hello there"])
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name="JSON", exact=True).click()
+    assert json.loads(download.value.path().read_text())["num_experts"] == 64
+    visitor.ask_and_wait("And now?")
+
+
 def test_the_place_in_the_queue_is_shown(open_page: Callable[..., Page]) -> None:
     with serve_scripted(max_concurrent_chats=1) as busy:
         first, second = Visitor(open_page(busy.url)), Visitor(open_page(busy.url))
