@@ -6,7 +6,7 @@ Real weights come only as safetensors, and no code comes with them.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,10 @@ def load(settings: Settings) -> LoadedModel:
     if settings.model is not None:
         return _load(settings.model, device, settings, notice="")
     if device == "cpu":
-        return _load(str(EMBEDDED_MODEL), device, settings, notice=(
+        tiny = _load(str(EMBEDDED_MODEL), device, settings, notice=(
             f"No GPU was found, so the embedded olmoe-tiny answers: 16 layers of 64 experts like OLMoE, but small "
             f"and simple. On a GPU this app serves {HUB_MODEL}; OLMOE_MODEL chooses any OLMoE."))
+        return replace(tiny, info=replace(tiny.info, stands_in_for=HUB_MODEL))
     try:
         return _load(HUB_MODEL, device, settings, notice="")
     except ModelUnavailable as error:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_space
 from starlette.routing import BaseRoute
 
 from ..model_info import ModelInfo
@@ -22,6 +21,7 @@ from .inside import inside_tab
 from .markup import as_html, count
 from .refusals import Page, app_options
 from .sharing import Sharing
+from .space import home
 from .theme import theme
 from .turn import Job, Stream
 
@@ -86,11 +86,9 @@ def _header(info: ModelInfo, settings: Settings) -> str:
 
 def _links(settings: Settings) -> str:
     """On a Space: its own pages. Elsewhere there is no address to link to, so the same is said in words."""
-    space = get_space() if settings.on_space else None
-    if space:
-        home = f"https://huggingface.co/spaces/{as_html(space)}"
-        return (f'<a href="{home}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
-                f'<a href="{home}/tree/main" target="_blank" rel="noopener">Code</a>')
+    if here := home(settings):
+        return (f'<a href="{here}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
+                f'<a href="{here}/tree/main" target="_blank" rel="noopener">Code</a>')
     return ('<details class="why"><summary>Duplicate</summary><p>This runs on your own machine. To have it as a '
             'Space, send this folder there: <code>hf upload YOU/NAME . --repo-type space</code>. '
             'README.md says more.</p></details>'
