@@ -385,7 +385,7 @@ def test_a_full_queue_refuses_and_stop_still_works(open_page: Callable[..., Page
 
 
 @pytest.mark.parametrize("width, dark", [(390, True), (1440, False)])
-def test_a_stand_in_says_so_and_how_to_get_the_real_model(open_page: Callable[..., Page], width: int, dark: bool) -> None:
+def test_a_stand_in_says_how_to_get_the_real_model(open_page: Callable[..., Page], width: int, dark: bool) -> None:
     page = Visitor(open_page(width=width, dark=dark)).page
     card = page.locator(".stand-in")
     expect(card).to_contain_text("This is olmoe-tiny, small and simple: there is no GPU here")
