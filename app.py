@@ -70,9 +70,19 @@ def run_on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def on_gpu(name: str, *arguments: Any) -> Iterator[Any]:
+    """`run_on_gpu`, and a worker that died told in words: `spaces` says "GPU task aborted"."""
+    try:
+        yield from run_on_gpu(name, *arguments)
+    except gr.Error as error:
+        if error.title != "ZeroGPU worker error" or error.message != "GPU task aborted":
+            raise
+        raise gr.Error("The GPU was taken away in the middle of the work. Try again.", print_exception=False) from error
+
+
 def run(name: str, *arguments: Any) -> Iterator[Any]:
     """A job of `lab.jobs` where it belongs, counted and logged."""
-    compute = run_on_gpu if remote is None else remote.run
+    compute = on_gpu if remote is None else remote.run
     results = compute(name, *arguments) if JOBS[name].on_device else computed(None, name, *arguments)
     return traffic.watched(name, results)
 
@@ -92,4 +102,4 @@ gc.enable()
 if __name__ == "__main__":
     log.info("Serving %s (%s, %s) at http://%s:%s", info.name, info.dtype, info.device, settings.host, settings.port)
     with terminable():  # a Space is stopped by SIGTERM: as Ctrl-C, it closes the server instead of cutting it off
-        demo.launch(**launch_options(settings), app_kwargs={"routes": [status_route(info, demo, state)]})
+        demo.launch(**launch_options(settings, [status_route(info, demo, state)]))

@@ -11,6 +11,7 @@ class ModelInfo:
 
     total_params counts every parameter once (tied embeddings once). context_length in tokens.
     notice: why this model is served instead of another, or what it cannot do; "" if nothing is to be said.
+    stands_in_for: the hub id of the model that would be served if there were a GPU; "" if this is the one.
     """
 
     name: str          # as a visitor knows it: "olmoe-tiny" or a hub id
@@ -29,6 +30,7 @@ class ModelInfo:
     backend: str       # how it is computed, e.g. "PyTorch"
     has_chat_template: bool
     notice: str = ""
+    stands_in_for: str = ""
     tells_routing: bool = True  # whether it can be seen which experts worked; another's server may not tell
 
     @property

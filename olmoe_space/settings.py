@@ -45,6 +45,7 @@ class Settings:
     max_message_chars: int = 32_000    # characters a message; about twice what fits a context of 4096
     max_history_chars: int = 400_000   # characters a history; more is dropped by the context window anyway
     max_history_messages: int = 2_000  # messages a history, for the same reason
+    max_upload_bytes: int = 1_000_000  # a file that is uploaded; a saved view, which Open reads, is far smaller
     max_request_s: float = 120.0       # seconds a reply may take before it is ended with what there is
     max_queue: int = 64                # visitors waiting; beyond it, a clear refusal beats a long wait
     max_slots: int = 16                # replies decoded at once, Compare's columns each one; memory may allow fewer

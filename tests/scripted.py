@@ -22,7 +22,8 @@ LAYERS, EXPERTS = 16, 64
 INFO = ModelInfo(name="olmoe-tiny", num_layers=LAYERS, num_experts=EXPERTS, default_k=8, hidden_size=256,
                  intermediate_size=32, num_heads=4, vocab_size=8192, context_length=1024, norm_topk_prob=False,
                  total_params=31_700_000, dtype="float32", device="CPU", backend="PyTorch", has_chat_template=True,
-                 notice="No CUDA device was found: {{7*7}} <i>so</i> the small model is served.")
+                 notice="No CUDA device was found: {{7*7}} <i>so</i> the small model is served.",
+                 stands_in_for="allenai/OLMoE-1B-7B-0125-Instruct")
 HOSTILE = "<script>window.hacked=1</script> <b>bold</b> {{7*7}} ${alert(1)} &lt;i&gt; <!-- gone? -->"
 REPLIES = {"hostile": HOSTILE, "code": "def f(x):\n    return x < 2 and x<b", "long": "on and " * 110,
            "break": "It began well " * 20, "silent": ""}

@@ -70,14 +70,14 @@ OTHERS: dict[str, set[str]] = {
     "survey": {"numpy"},
     "performance": {"numpy"},
     "walk": {"numpy"},
-    "model": {"torch", "transformers", "safetensors"},
+    "model": {"torch", "transformers", "safetensors", "huggingface_hub"},
     "engine": {"torch", "numpy", "tokenizers", "triton", "numba", "llvmlite"},  # llvmlite: what numba compiles with
     "lab": {"torch", "numpy", "transformers"},
     "plots": {"numpy", "matplotlib"},
     "expert_plots": {"numpy", "matplotlib"},
     "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
-    "ui": {"gradio", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of the figures it is handed
+    "ui": {"gradio", "fastapi", "httpx", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of its figures
     "scale": {"numpy", "torch", "fastapi", "starlette", "httpx", "ray"},
     "shell": {"huggingface_hub", "uvicorn"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},

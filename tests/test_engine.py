@@ -108,6 +108,32 @@ def test_threads_share_the_model_and_get_their_own_text(engine: Engine) -> None:
     assert [found[i] for i in range(8)] == alone
 
 
+@pytest.mark.parametrize("backend", ["torch", None])
+def test_a_long_answer_does_not_starve_a_short_one(plain_olmoe: Any, tokenizer: Any, backend: str | None) -> None:
+    """Asked in the middle of a long answer, a short one takes few of the long one's steps, and both go on."""
+    engine = Engine(plain_olmoe, tokenizer, backend=backend)
+    engine._stop_ids = frozenset()  # no answer ends before its length
+    made, under_way, finished = [0], threading.Event(), threading.Event()
+
+    def answer_at_length() -> None:
+        for event in engine.stream(request(temperature=1.0, max_new_tokens=120)):
+            made[0] += isinstance(event, Token)
+            if made[0] == 10:
+                under_way.set()
+        finished.set()
+
+    thread = threading.Thread(target=answer_at_length, daemon=True)
+    thread.start()
+    assert under_way.wait(60)
+    before = made[0]
+    short = [event for event in engine.stream(request(temperature=1.0, max_new_tokens=8)) if isinstance(event, Token)]
+    meanwhile = made[0] - before
+    assert len(short) == 8 and not finished.is_set()
+    assert meanwhile < 8 * 8, f"the long answer made {meanwhile} tokens while the short one made 8"
+    thread.join(120)
+    assert made[0] == 120
+
+
 def test_fair_lock_serves_in_the_order_of_asking() -> None:
     lock, order, threads = FairLock(), [], []
 

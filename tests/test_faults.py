@@ -37,7 +37,8 @@ class FailsOnce:
 
 
 @pytest.mark.parametrize(("where", "at"), [("prefill", 1), ("step", 1), ("step", 5)])
-@pytest.mark.parametrize(("error", "said"), [(torch.OutOfMemoryError("Tried to allocate 2 GiB"), "fewer new tokens"),
+@pytest.mark.parametrize(("error", "said"), [(torch.OutOfMemoryError("Tried to allocate 2 GiB"),
+                                              "at most 6 new tokens instead of 12, or a shorter text"),
                                              (RuntimeError("the kernel failed"), "the kernel failed")])
 @pytest.mark.parametrize("backend", ["torch", None])
 def test_the_model_raises_and_the_next_request_is_answered(where: str, at: int, error: Exception, said: str,
@@ -53,6 +54,13 @@ def test_the_model_raises_and_the_next_request_is_answered(where: str, at: int, 
     again.start()
     again.join(60)  # a turn that was not given back would be waited for without end
     assert [str(event) for event in answered][1:-1] == expected
+
+
+def test_without_memory_for_several_replies_fewer_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(random_olmoe(), byte_tokenizer())
+    monkeypatch.setattr(engine.kernels, "prefill", FailsOnce(None, torch.OutOfMemoryError("2 GiB"), 1))
+    with pytest.raises(ValueError, match="instead of 12, or 2 of the 4 settings at once, or a shorter text"):
+        list(computed(engine, "compare", [REQUEST] * 4))
 
 
 def test_sigterm_during_a_reply_ends_the_server(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_a_folder_by_name(random_model_folder: Path) -> None:
     assert loaded.info.name == random_model_folder.name
     assert (loaded.info.num_experts, loaded.info.default_k) == (64, 8)
     assert loaded.info.total_params == sum(p.numel() for p in loaded.model.parameters())
-    assert loaded.info.dtype == "float32" and loaded.info.notice == ""
+    assert loaded.info.dtype == "float32" and loaded.info.notice == loaded.info.stands_in_for == ""
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -47,7 +47,8 @@ def test_without_a_gpu_the_embedded_model_is_served_and_it_is_said(
         monkeypatch: pytest.MonkeyPatch, random_model_folder: Path) -> None:
     monkeypatch.setattr(loader, "EMBEDDED_MODEL", random_model_folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "No GPU" in load(Settings()).info.notice
+    info = load(Settings()).info
+    assert "No GPU" in info.notice and info.stands_in_for == HUB_MODEL
 
 
 def test_a_base_model_says_that_it_continues_text(tmp_path: Path) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from olmoe_space.settings import BACKENDS, DTYPES, EMBEDDED_MODEL, Settings, from_environment
+from olmoe_space.settings import BACKENDS, DTYPES, EMBEDDED_MODEL, WEIGHTS, Settings, from_environment
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+# variable -> its values, default and meaning, as README's table has them
+VARIABLES = {name: [cell.strip() for cell in cells.split(" | ")]
+             for name, cells in re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", README, flags=re.MULTILINE)}
 
 
 def test_nothing_set_is_this_machine_alone():
@@ -90,8 +96,41 @@ def test_the_embedded_model_is_looked_for_beside_the_package():
     assert (EMBEDDED_MODEL.parent.parent / "olmoe_space" / "settings.py").is_file()
 
 
+class Watched(dict[str, str]):
+    """An environment that notes what is looked for in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def test_readme_names_every_variable_that_is_read_and_no_other():
+    environment = Watched()
+    from_environment(environment)
+    assert VARIABLES.keys() == environment.asked
+
+
+def test_readmes_defaults_are_those_in_force():
+    """Where a variable has a default of its own; "by device" and the like are settled when the model is loaded."""
+    settings = from_environment({})
+    fixed = {name: row[1].strip("`") for name, row in VARIABLES.items() if row[1].startswith("`")}
+    assert fixed == {"PORT": str(settings.port), "GRADIO_SERVER_PORT": str(settings.port),
+                     "GRADIO_SERVER_NAME": settings.host}
+    unset = {"OLMOE_MODEL": settings.model, "OLMOE_DTYPE": settings.dtype, "OLMOE_WEIGHTS": settings.weights,
+             "OLMOE_BACKEND": settings.backend, "SPACE_ID": settings.on_space, "SPACES_ZERO_GPU": settings.on_zero_gpu}
+    assert VARIABLES.keys() == fixed.keys() | unset.keys() and not any(unset.values())
+
+
+def test_readme_lists_the_values_that_are_accepted():
+    for name, values in (("OLMOE_DTYPE", DTYPES), ("OLMOE_WEIGHTS", WEIGHTS), ("OLMOE_BACKEND", BACKENDS)):
+        assert set(re.findall(r"`(\w+)`", VARIABLES[name][0])) == set(values)
+
+
 def test_readmes_limits_are_those_in_force():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(max_\w+)` \| (\d+) \|", readme, flags=re.MULTILINE)
+    told = re.findall(r"^\| `(max_\w+)` \| (\d+) \|", README, flags=re.MULTILINE)
     in_force = {name: value for name, value in dataclasses.asdict(Settings()).items() if name.startswith("max_")}
     assert {name: int(value) for name, value in told} == in_force

@@ -40,8 +40,19 @@ class Job:
     on_device: bool = True
 
 
-NO_MEMORY = ("The memory of the device is full. Ask for fewer new tokens, shorten the message, or compare fewer "
-             "settings at once; then try again.")
+def no_memory(arguments: Sequence[Any]) -> str:
+    """What to ask for instead of what these arguments of a job ask for. How much of it would fit is known to nobody
+    while others use the device too; half is what to try."""
+    asked = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments
+    requests = [one for one in asked if isinstance(one, GenerationRequest)]
+    ways = []
+    most = max((request.sampling.max_new_tokens for request in requests), default=1)
+    if most > 1:
+        ways.append(f"at most {most // 2} new tokens instead of {most}")
+    if fewer := len(requests) // 2:
+        ways.append(f"{fewer} of the {len(requests)} settings at once")
+    ways.append("a shorter text")
+    return f"The memory of the device is full. Try {', or '.join(ways)}."
 
 
 def computed(engine: Engine | None, name: str, *arguments: Any) -> Generator[Any, None, None]:
@@ -51,7 +62,7 @@ def computed(engine: Engine | None, name: str, *arguments: Any) -> Generator[Any
         yield from JOBS[name].run(engine, *arguments)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        raise ValueError(NO_MEMORY) from None
+        raise ValueError(no_memory(arguments)) from None
 
 
 def _reply(engine: Engine, request: GenerationRequest) -> Iterator[Event]:

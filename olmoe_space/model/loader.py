@@ -6,7 +6,7 @@ Real weights come only as safetensors, and no code comes with them.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..model_info import ModelInfo
 from ..settings import EMBEDDED_MODEL, HUB_MODEL, Settings
+from .hub import trouble_with
 from .int8 import to_int8
 from .memory import LARGE_CHUNK, NotEnoughMemory, Room, chunk_for, free_bytes, parameter_count, room_for
 from .random_weights import random_model, shape_of
@@ -48,9 +49,10 @@ def load(settings: Settings) -> LoadedModel:
     if settings.model is not None:
         return _load(settings.model, device, settings, notice="")
     if device == "cpu":
-        return _load(str(EMBEDDED_MODEL), device, settings, notice=(
+        tiny = _load(str(EMBEDDED_MODEL), device, settings, notice=(
             f"No GPU was found, so the embedded olmoe-tiny answers: 16 layers of 64 experts like OLMoE, but small "
             f"and simple. On a GPU this app serves {HUB_MODEL}; OLMOE_MODEL chooses any OLMoE."))
+        return replace(tiny, info=replace(tiny.info, stands_in_for=HUB_MODEL))
     try:
         return _load(HUB_MODEL, device, settings, notice="")
     except ModelUnavailable as error:
@@ -82,15 +84,20 @@ def load_random(shape: str, settings: Settings) -> LoadedModel:
 
 
 def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedModel:
+    trouble = ""
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        trouble = trouble_with(name)
+        if trouble:
+            log.warning("%s %s Looking for it among what was downloaded before.", name, trouble)
+        here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": bool(trouble)}
+        config = AutoConfig.from_pretrained(name, **here)
         if config.model_type != "olmoe":
             raise ModelUnavailable(f"{name} is a {config.model_type!r} model; this app computes OLMoE. Set OLMOE_MODEL "
                                    f"to an OLMoE checkpoint, for example {HUB_MODEL}.")
         dtype = _dtype(settings, device, config)
         room = _room(config, dtype, device, settings)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, **here)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **here)
         model = model.eval().requires_grad_(False)
         if settings.weights == "int8":  # on ZeroGPU a device that is not there yet cannot round
             to_int8(model, "cpu" if settings.on_zero_gpu else device)
@@ -100,7 +107,7 @@ def _load(name: str, device: str, settings: Settings, notice: str) -> LoadedMode
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, ModelUnavailable):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = trouble or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelUnavailable(f"{name} could not be loaded: {reason} Check the name, the network and the memory, "
                                "or set OLMOE_MODEL to a folder with the checkpoint.") from error
     weights_of(model)

@@ -16,6 +16,7 @@ import gradio as gr
 from ..ask import given_seed, request_from_fields
 from ..model_info import ModelInfo
 from ..settings import Settings
+from .assets import read
 from .chat_history import Chat, last_question, message, said, text_of
 from .controls import controls
 from .downloads import downloads
@@ -23,6 +24,7 @@ from .live_view import EMPTY, live_view
 from .plain_text import plain_text
 from .replies import Replies
 from .sharing import Sharing
+from .space import stand_in_card
 from .turn import Stream, Turn
 
 MODEL_QUEUE = "model"  # all listeners that use the model wait in one queue
@@ -48,6 +50,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
     """The chat; returns its replies, for what other tabs can do with them."""
     with gr.Row(elem_id="columns", equal_height=False):
         with gr.Column(elem_id="conversation", min_width=320):
+            if card := stand_in_card(info, settings):
+                gr.HTML(html_template=card, elem_id="stand-in", container=False, padding=False)
             chatbot = gr.Chatbot(
                 elem_id="chat", label="Conversation", show_label=False, render_markdown=False, latex_delimiters=[],
                 buttons=["copy"], editable="user", feedback_options=None, layout="bubble", height=None,
@@ -59,7 +63,8 @@ def chat_tab(info: ModelInfo, stream: Stream, settings: Settings, tabs: gr.Tabs,
                                  html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"))
                 send = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=76)
                 stop = gr.Button("Stop", variant="stop", elem_id="stop", scale=0, min_width=76, visible=False)
-            queue_place = gr.HTML(elem_id="queue-place", container=False, padding=False)
+            queue_place = gr.HTML(html_template='<p role="status"></p>', js_on_load=read("queue_place.js"),
+                                  elem_id="queue-place", container=False, padding=False)
             settings_of = controls(info, settings)
         with gr.Column(elem_id="experts-at-work", min_width=320):
             live = live_view(info)

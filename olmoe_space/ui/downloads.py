@@ -6,6 +6,7 @@ deleted with it (see `page.DELETE_FILES_S`).
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,10 @@ from .turn import Turn
 if TYPE_CHECKING:  # plots is imported where a figure is drawn: matplotlib takes most of a second to come
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 GONE = "There is nothing to download: the reply is no longer kept. Send the message again."
+NO_ROOM = "The file could not be written: the server's disk is full. Nothing of yours is lost; try again later."
 KINDS = ("PNG", "SVG", "NPZ", "JSON")
 
 
@@ -90,9 +94,14 @@ def _maker(kind: str, info: ModelInfo, made: gr.File) -> Callable[[Turn | None],
 def private_file(made: gr.File, name: str, content: bytes) -> str:
     """Writes a file for one visitor into a folder of its own with a random name, in gradio's cache; its path."""
     folder = Path(made.GRADIO_CACHE) / secrets.token_urlsafe(16)
-    folder.mkdir(mode=0o700, parents=True)
     path = folder / name
-    path.write_bytes(content)
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        path.write_bytes(content)
+    except OSError as error:
+        log.error("A file for a visitor could not be written: %s", error)
+        path.unlink(missing_ok=True)  # half of a file is worth nothing, and takes the room that is missing
+        raise gr.Error(NO_ROOM, print_exception=False) from None
     return str(path)
 
 

@@ -125,6 +125,8 @@ def endpoints(info: ModelInfo, stream: Stream, settings: Settings, job: Job | No
 def _refused_in_words() -> Iterator[None]:
     try:
         yield
+    except gr.Error:  # a ValueError too, already in words; its str would put them in quotation marks
+        raise
     except ValueError as refused:
         raise gr.Error(str(refused), print_exception=False) from None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_space
+from starlette.routing import BaseRoute
 
 from ..model_info import ModelInfo
 from ..settings import Settings
@@ -19,8 +19,10 @@ from .experts import experts_tab
 from .how_it_works import how_it_works_tab
 from .inside import inside_tab
 from .markup import as_html, count
+from .refusals import Page, app_options
 from .replicas import replicas_line
 from .sharing import Sharing
+from .space import home
 from .theme import theme
 from .turn import Job, Stream
 
@@ -32,7 +34,7 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
                state: Callable[[], dict[str, Any]] | None = None) -> gr.Blocks:
     """The app, ready for `launch(**launch_options(settings))`. `job(name, *arguments)` runs a measurement where the
     model is and yields its results; without it there is the chat alone. state: of an engine elsewhere."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
+    with Page(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_FILES_S) as page:
         gr.HTML(html_template=_header(info, settings), elem_id="header", container=False, padding=False)
         if state is not None:
             replicas_line(state)
@@ -58,8 +60,9 @@ def build_page(info: ModelInfo, stream: Stream, settings: Settings, job: Job | N
     return page
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of `Blocks.launch` that belong to the page; gradio 6 takes its look there."""
+def launch_options(settings: Settings, routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
+    """Keyword arguments of `Blocks.launch` that belong to the page; gradio 6 takes its look there. routes: served
+    before gradio's own."""
     return {
         "theme": theme(), "css_paths": [FOLDER / "page.css"],
         "server_name": settings.host, "server_port": settings.port,
@@ -68,7 +71,9 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "footer_links": ["api"], "show_error": True, "enable_monitoring": False,
         "state_session_capacity": settings.max_sessions,
         "max_threads": 40 + settings.max_concurrent_chats,  # gradio's 40 for what is quick, one for each reply
+        "max_file_size": settings.max_upload_bytes,
         "mcp_server": True,       # the endpoints as tools, at /gradio_api/mcp/
+        "app_kwargs": {"routes": [*routes], **app_options()},
     }
 
 
@@ -86,11 +91,9 @@ def _header(info: ModelInfo, settings: Settings) -> str:
 
 def _links(settings: Settings) -> str:
     """On a Space: its own pages. Elsewhere there is no address to link to, so the same is said in words."""
-    space = get_space() if settings.on_space else None
-    if space:
-        home = f"https://huggingface.co/spaces/{as_html(space)}"
-        return (f'<a href="{home}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
-                f'<a href="{home}/tree/main" target="_blank" rel="noopener">Code</a>')
+    if here := home(settings):
+        return (f'<a href="{here}?duplicate=true" target="_blank" rel="noopener">Duplicate</a>'
+                f'<a href="{here}/tree/main" target="_blank" rel="noopener">Code</a>')
     return ('<details class="why"><summary>Duplicate</summary><p>This runs on your own machine. To have it as a '
             'Space, send this folder there: <code>hf upload YOU/NAME . --repo-type space</code>. '
             'README.md says more.</p></details>'

@@ -18,8 +18,7 @@ PATH = "/healthz"
 
 
 def status_route(info: ModelInfo, page: gr.Blocks, state: Callable[[], dict[str, Any]]) -> Route:
-    """state: what changes, asked each time. The route goes to `launch(app_kwargs={"routes": [...]})`, which puts it
-    before gradio's own."""
+    """state: what changes, asked each time. The route goes to `page.launch_options`."""
     model = {"model": info.name, "parameters": info.total_params, "dtype": info.dtype, "device": info.device,
              "backend": info.backend}
 

@@ -320,22 +320,41 @@ def test_figure_and_trace_can_be_downloaded(visitor: Visitor, tmp_path: Path) ->
     expect(visitor.page.locator("#heatmap-figure img")).to_be_visible()
 
 
+def test_a_full_disk_is_told_and_the_next_download_works(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor.ask_and_wait("Hello there")
+    write, full = Path.write_bytes, Path("/dev/full")  # the kernel itself says there: no space left on device
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", lambda path, content: write(full, content))
+        visitor.page.get_by_role("button", name="JSON", exact=True).click()
+        expect(visitor.page.get_by_text("the server's disk is full")).to_be_visible()
+    expect(visitor.replies).to_have_text(["You said: Hello there"])
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name="JSON", exact=True).click()
+    assert json.loads(download.value.path().read_text())["num_experts"] == 64
+    visitor.ask_and_wait("And now?")
+
+
 def test_the_place_in_the_queue_is_shown(open_page: Callable[..., Page]) -> None:
     with serve_scripted(max_concurrent_chats=1) as busy:
-        first, second = Visitor(open_page(busy.url)), Visitor(open_page(busy.url))
+        first, second, third = (Visitor(open_page(busy.url)) for _ in range(3))
         busy.model.s_per_token = 0.2
         first.ask("A long one")
         expect(first.replies.first).to_contain_text("on and")
         second.ask("And mine?")
-        expect(second.page.locator("#queue-place")).to_contain_text("queue: 1/1")
+        expect(second.page.locator("#queue-place [role=status]")).to_have_text("Waiting for your turn: you are next.")
+        third.ask("And mine too?")
+        waiting = third.page.locator("#queue-place [role=status]")
+        expect(waiting).to_have_text("Waiting for your turn: 1 ahead of you.")
         second.stop_button.click()  # before it has begun
         expect(second.box).to_have_value("And mine?")
         expect(second.questions).to_have_count(0)
         busy.model.s_per_token = 0.01
         first.stop_button.click()
         expect(first.send_button).to_be_visible()
+        third.wait()
+        expect(waiting).to_be_hidden()
         second.ask_and_wait("And mine?")
-        assert [r.prompt for r in busy.model.asked] == ["A long one", "And mine?"]
+        assert [r.prompt for r in busy.model.asked] == ["A long one", "And mine too?", "And mine?"]
 
 
 def test_a_full_queue_refuses_and_stop_still_works(open_page: Callable[..., Page], browser: Browser) -> None:
@@ -348,7 +367,7 @@ def test_a_full_queue_refuses_and_stop_still_works(open_page: Callable[..., Page
         first.ask("A long one")
         expect(first.replies.first).to_contain_text("on and")
         second.ask("And mine?")
-        expect(second.page.locator("#queue-place")).to_contain_text("queue: 1/1")
+        expect(second.page.locator("#queue-place")).to_contain_text("you are next")
         third.ask("And mine too?")
         expect(third.error).to_contain_text("Too many are waiting")
         expect(refused.get_by_text("Error", exact=True).locator("visible=true")).to_have_count(0, timeout=20_000)
@@ -362,6 +381,19 @@ def test_a_full_queue_refuses_and_stop_still_works(open_page: Callable[..., Page
         third.wait()
         expect(third.error).to_be_hidden()
         refused.close()
+
+
+@pytest.mark.parametrize("width, dark", [(390, True), (1440, False)])
+def test_a_stand_in_says_how_to_get_the_real_model(open_page: Callable[..., Page], width: int, dark: bool) -> None:
+    page = Visitor(open_page(width=width, dark=dark)).page
+    card = page.locator(".stand-in")
+    expect(card).to_contain_text("This is olmoe-tiny, small and simple: there is no GPU here")
+    expect(card.locator("code")).to_have_text("OLMOE_MODEL=allenai/OLMoE-1B-7B-0125-Instruct make run")
+    above, box = card.bounding_box(), page.locator("#message").bounding_box()
+    assert above and box and above["height"] < 180 and above["y"] + above["height"] < box["y"]
+    assert box["y"] + box["height"] <= 900  # what it takes of the page's height does not push the message out of it
+    page.get_by_role("tab", name="How it works").click()
+    expect(card).to_be_hidden()
 
 
 @pytest.mark.parametrize("width, dark", [(390, False), (390, True), (1024, False), (1440, True)])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import pickle
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -109,6 +111,26 @@ def test_a_refusal_keeps_its_sentence(app):
     assert reply(app)[1] == stock_reply(8)
 
 
+def kill_the_worker() -> None:
+    """As the system does when a container's memory is full. Idle ones of earlier refusals go with it."""
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_told_in_words_and_the_next_chat_works(app):
+    events = app.run("chat", request(max_new_tokens=400))
+    while not isinstance(next(events), Token):
+        pass
+    kill_the_worker()
+    with pytest.raises(gr.Error) as told:
+        list(events)
+    assert told.value.message == "The GPU was taken away in the middle of the work. Try again."
+    assert reply(app)[1] == stock_reply(8)
+    assert app.traffic.counts()["running"] == 0
+
+
 def test_short_replies_ask_for_less_of_the_quota(app):
     reply(app, max_new_tokens=1)
     short = float(SERVICE.queries("/schedule")[0]["durationSeconds"])
@@ -149,6 +171,15 @@ def test_a_visitor_who_leaves_does_not_block_the_next(client):
     next(iter(job))
     job.cancel()
     assert ask(client).result(60)["finish_reason"] in ("stop", "length")
+
+
+def test_a_visitor_whose_worker_dies_reads_so_and_asks_again(client):
+    job = ask(client, max_new_tokens=400)
+    next(iter(job))
+    kill_the_worker()
+    with pytest.raises(Exception, match="The GPU was taken away in the middle of the work"):
+        job.result(60)
+    assert ask(client).result(60)["new_tokens"] == len(stock_reply(8))
 
 
 def test_errors_arrive_as_sentences(client):
