@@ -1,8 +1,8 @@
 """What going through Ray costs and what a second replica brings: `python -m tests.scale.measure_ray`. Loopback only.
 
 hop_ms: seconds a token of the same request through Ray less those of the same engine in this process, in turns.
-tokens_per_s: of 16 chats at once, with one and with two replicas of one core each, in turns too. Prints one JSON line:
-of differences and ratios the least, the median and the largest.
+tokens_per_s: of 16 chats at once, with one and with two replicas of one core each, every run in order. Prints one JSON
+line: of the hop the least, the median and the largest; two_by_one is a ratio of medians.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from olmoe_space.settings import EMBEDDED_MODEL, Settings
 
 from ..serving import REPOSITORY, free_port
 
-REPEATS = 9
+REPEATS = 5
 CHATS = 16
+ROUNDS = 2
 NEW_TOKENS = 64
 Run = Callable[..., Iterable[Any]]
 
@@ -93,17 +94,20 @@ def main() -> None:
     args = parser.parse_args()
     local = load(str(EMBEDDED_MODEL)).engine
     here = lambda name, *arguments: computed(local, name, *arguments)  # noqa: E731
-    with served(1) as one, served(2) as two:
-        hop = in_turns({"here": lambda: seconds_a_token(here, 1), "through Ray": lambda: seconds_a_token(one.run, 1)},
-                       args.repeats)
-        speed = in_turns({"one": lambda: tokens_per_s(one.run), "two": lambda: tokens_per_s(two.run)}, args.repeats)
+    hop: dict[str, list[float]] = {}
+    speed: dict[int, list[float]] = {1: [], 2: []}
+    for replicas in (1, 2) * ROUNDS:  # one cluster at a time: idle, each takes part of a core
+        with served(replicas) as fleet:
+            if not hop:
+                hop = in_turns({"here": lambda: seconds_a_token(here, 1),
+                                "through Ray": lambda: seconds_a_token(fleet.run, 1)}, args.repeats)
+            speed[replicas] += in_turns({"all": lambda: tokens_per_s(fleet.run)}, args.repeats)["all"]
     costs = sorted(1000 * (b - a) for a, b in zip(*hop.values(), strict=True))
-    gains = sorted(b / a for a, b in zip(*speed.values(), strict=True))
     print(json.dumps({
         "ms_a_token": {name: round(1000 * median(values), 2) for name, values in hop.items()},
         "hop_ms": [round(value, 2) for value in (costs[0], median(costs), costs[-1])],
-        "tokens_per_s": {name: round(median(values), 1) for name, values in speed.items()},
-        "two_by_one": [round(value, 2) for value in (gains[0], median(gains), gains[-1])]}))
+        "tokens_per_s": {replicas: [round(value, 1) for value in sorted(values)] for replicas, values in speed.items()},
+        "two_by_one": round(median(speed[2]) / median(speed[1]), 2)}))
 
 
 if __name__ == "__main__":
