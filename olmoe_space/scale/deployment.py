@@ -7,7 +7,7 @@ them at / that tells what the replicas do and has the OpenAI-compatible face.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from ..engine.batching import SEATS
 from ..settings import Settings
 from .front import Front, summary
 from .ray_engine import JOB_PATH
@@ -27,6 +28,7 @@ NOT_SENT = [".git", ".venv", ".ci", "tests", "__pycache__"]
 ENGINE, FRONT = "engine", "front"
 OBJECT_STORE_BYTES = 100 * 2**20  # events are small and pass by; Ray would take a third of the memory
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 5.0  # three silences in a row, 21 s, and a replica is replaced
+CORE_SLOTS = 8  # replies a core; beyond it each would crawl
 BUSY = 0.75  # of the slots, above which autoscaling adds a replica
 START_LIMIT_S = 60.0
 LOOK_EVERY_S, LOST_S = 5.0, 60.0
@@ -44,6 +46,11 @@ class Fleet:
     cpus: float = 1
     host: str = "127.0.0.1"
     port: int = 8000
+
+    @property
+    def slots(self) -> int:
+        """Replies that a replica is given at once, if its memory has room for them; the others wait."""
+        return SEATS if self.gpus else CORE_SLOTS * max(1, int(self.cpus))
 
     @property
     def address(self) -> str:
@@ -83,7 +90,8 @@ def deploy(settings: Settings, fleet: Fleet, proxies: str = "EveryNode") -> None
     quiet = LoggingConfig(enable_access_log=False)
     serve.start(proxy_location=proxies, http_options={"host": fleet.host, "port": fleet.port},
                 logging_config=quiet)
-    slots = settings.max_slots
+    slots = fleet.slots
+    settings = replace(settings, max_slots=max(settings.max_slots, slots))
     deployment: Any = serve.deployment
     router: dict[str, Any] = {"request_router_class": MostFreeSlots}
     engine = deployment(

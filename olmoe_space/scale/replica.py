@@ -34,7 +34,8 @@ from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, 
 
 log = logging.getLogger("olmoe_space")
 ALIVE_EVERY_S = 1.0  # a caller that hears nothing for several of these takes the request elsewhere
-PIECES_PER_S = 200  # of all replies together: each costs Ray and the proxy milliseconds of a core
+PIECES_PER_S = 100  # of all replies of a core together: each costs Ray and the proxy a millisecond of another core
+GPU_PIECES_PER_S = 400  # of all replies of a GPU, which has more cores beside it
 REPLY_PIECES_PER_S = 50  # of one reply; more no eye sees
 
 
@@ -48,6 +49,7 @@ class Replica:
         self._olmoe = Olmoe(load(settings), settings)
         self.slots = min(slots, self._olmoe.loaded.room.slots)
         self._threads = ThreadPoolExecutor(self.slots, "job")
+        self._pieces_per_s = GPU_PIECES_PER_S if cpus is None else PIECES_PER_S * cpus
         self._silent_since: dict[object, float] = {}  # job -> when it began or last gave a result
         self._failed = False
         self._limit_s = settings.max_request_s
@@ -88,7 +90,7 @@ class Replica:
                     pieces.append(ready.get_nowait())
                 last = pieces[-1][:1]
                 yield b"".join(pieces)
-                next_at = loop.time() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / PIECES_PER_S)
+                next_at = loop.time() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / self._pieces_per_s)
         finally:
             left.set()
             work.cancel()

@@ -105,7 +105,7 @@ def test_the_page_and_its_endpoint(nodes: Nodes, tmp_path: Path) -> None:
     assert answer["text"] == record(computed(here().engine, "chat", request(2, 16))).text("decode")
     assert answer["answered_by"] in ("replica 1", "replica 2")
     assert told["model"] == here().info.name and told["engine"] == nodes.fleet.address
-    assert [(one["replica"], one["slots"]) for one in told["replicas"]] == [("1", 16), ("2", 16)]
+    assert [(one["replica"], one["slots"]) for one in told["replicas"]] == [("1", 8), ("2", 8)]
 
 
 def test_a_seed_is_drawn_before_it_is_sent() -> None:
