@@ -121,7 +121,9 @@ def test_readmes_defaults_are_those_in_force():
     assert fixed == {"PORT": str(settings.port), "GRADIO_SERVER_PORT": str(settings.port),
                      "GRADIO_SERVER_NAME": settings.host}
     unset = {"OLMOE_MODEL": settings.model, "OLMOE_DTYPE": settings.dtype, "OLMOE_WEIGHTS": settings.weights,
-             "OLMOE_BACKEND": settings.backend, "SPACE_ID": settings.on_space, "SPACES_ZERO_GPU": settings.on_zero_gpu}
+             "OLMOE_BACKEND": settings.backend, "OLMOE_ENGINE": settings.engine,
+             "OLMOE_ENGINE_KEY": settings.engine_key, "OLMOE_API_KEYS": settings.api_keys,
+             "SPACE_ID": settings.on_space, "SPACES_ZERO_GPU": settings.on_zero_gpu}
     assert VARIABLES.keys() == fixed.keys() | unset.keys() and not any(unset.values())
 
 
