@@ -79,7 +79,7 @@ OTHERS: dict[str, set[str]] = {
     "performance_plots": {"numpy", "matplotlib"},
     "ui": {"gradio", "fastapi", "httpx", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of its figures
     "scale": {"numpy", "torch", "fastapi", "starlette", "httpx", "ray"},
-    "shell": {"huggingface_hub", "uvicorn"},
+    "shell": {"huggingface_hub", "uvicorn", "numpy"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},
     "app": {"gradio", "spaces"},
 }

@@ -18,6 +18,12 @@ from .replicas import SETTINGS
 STORE_BYTES = 100 * 2**20
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "nodes" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
+
+
 @dataclass
 class Nodes:
     cluster: Any
