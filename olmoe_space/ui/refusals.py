@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .sessions import SessionConfig
+
 log = logging.getLogger(__name__)
 
 MISFIT = ("What was sent does not fit this function: another number or kind of values is expected. Load the page anew; "
@@ -30,6 +32,10 @@ NOTHING_THERE = "There is no such function, or not with such arguments. /gradio_
 
 class Page(gr.Blocks):
     """Blocks whose functions answer or fail with a sentence, whoever calls them with whatever."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.default_config = SessionConfig(self)
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> Any:
         try:
