@@ -24,7 +24,7 @@ from .replica import Replica
 from .router import MostFreeSlots
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_SENT = [".git", ".venv", ".ci", "tests", "__pycache__"]
+SENT = ("olmoe_space", "assets")  # to each node, and nothing else that may lie beside them
 ENGINE, FRONT = "engine", "front"
 OBJECT_STORE_BYTES = 100 * 2**20  # events are small and pass by; Ray would take a third of the memory
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 5.0  # three silences in a row, 21 s, and a replica is replaced
@@ -79,7 +79,9 @@ def connect(address: str | None) -> None:
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
     else:
         try:
-            ray.init(address=address, runtime_env={"working_dir": str(ROOT), "excludes": NOT_SENT}, **common)
+            others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in SENT]
+            ray.init(address=address, runtime_env={"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]},
+                     **common)
         except ConnectionError as error:
             raise ValueError(f"No Ray cluster answers at {address}. `ray start --head` begins one.") from error
 

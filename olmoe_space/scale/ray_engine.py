@@ -139,7 +139,7 @@ class RayEngine:
 
     def _first_byte(self, connection: HTTPConnection) -> HTTPResponse:
         """The answer's head comes when a replica has a slot. Until then the proxy is silent, and asked whether it is
-        still there."""
+        still there. Raises Lost if the request lies at a replica that does not answer."""
         began = time.monotonic()
         while not select.select([connection.sock], [], [], SILENCE_S)[0]:
             if time.monotonic() - began > self._max_wait_s:
@@ -147,7 +147,17 @@ class RayEngine:
             with closing(self._connection(connection.host, connection.port, timeout=PROBE_S)) as probe:
                 probe.request("GET", ALIVE_PATH)
                 probe.getresponse().read()
+            if not self._is_full():
+                raise Lost("A replica took the request and is silent")
         return connection.getresponse()
+
+    def _is_full(self) -> bool:
+        """All replicas answer and none has a free slot, so whoever waits is rightly waiting."""
+        try:
+            told = self._ask_state()
+        except Lost:
+            return True  # whoever tells is away; that says nothing of the replicas
+        return told["told_s_ago"] < SILENCE_S and all(one["busy"] >= one["slots"] for one in told["replicas"])
 
     def _refused(self, answer: HTTPResponse) -> None:
         said = answer.read(2000).decode(errors="replace")

@@ -17,15 +17,16 @@ from olmoe_space.scale.ray_engine import RayEngine
 from olmoe_space.settings import EMBEDDED_MODEL, Settings
 
 SETTINGS = Settings(model=str(EMBEDDED_MODEL))
-NEW_TOKENS = 120
+HOT = 3.0  # hardly any token more likely than another: the model does not end by itself
+NEW_TOKENS = 200
 READY_LIMIT_S = 200  # a replica takes 20 s to start, on a busy machine several times that
 KS = (4, 8, 16, 32)
 
 
 def request(seed: int | None, new_tokens: int = NEW_TOKENS) -> GenerationRequest:
-    """With these the model, which is hot, seldom ends by itself."""
+    """Its reply takes a second or two, so that something may happen amid it."""
     return GenerationRequest((Message("user", "Tell me a long story about the sea and a fox."),),
-                             SamplingParams(1.2, 1, new_tokens, seed), RoutingPolicy(KS[(seed or 0) % len(KS)]))
+                             SamplingParams(HOT, 1, new_tokens, seed), RoutingPolicy(KS[(seed or 0) % len(KS)]))
 
 
 @dataclass

@@ -24,7 +24,7 @@ from olmoe_space.ui.replicas import in_words
 
 from ..serving import free_port, serve
 from .conftest import Nodes
-from .replicas import alone, here, in_background, ready, request, wait_for
+from .replicas import HOT, alone, here, in_background, ready, request, wait_for
 
 POLICIES = [RoutingPolicy(4), RoutingPolicy(16, "renormalised"), RoutingPolicy(8, "mass_preserving"),
             RoutingPolicy(rule=parse("top-p:0.4")), RoutingPolicy(8, expert_scales=((0, 3, 0.0),))]
@@ -86,7 +86,7 @@ def test_an_openai_client_gets_the_same(nodes: Nodes) -> None:
     local = record(computed(here().engine, "chat", request(2, 16)))
     answer = httpx.post(f"{nodes.fleet.address.replace('ray', 'http', 1)}/v1/chat/completions", trust_env=False,
                         timeout=60, json={
-        "model": here().info.name, "messages": [{"role": "user", "content": request(2).prompt}], "temperature": 1.2,
+        "model": here().info.name, "messages": [{"role": "user", "content": request(2).prompt}], "temperature": HOT,
         "top_p": 1, "max_tokens": 16, "seed": 2, "num_experts_per_tok": 16, "routed_experts": True})
     message = answer.json()["choices"][0]["message"]
     assert message["content"] == local.text("decode")
@@ -98,7 +98,7 @@ def test_the_page_and_its_endpoint(nodes: Nodes, tmp_path: Path) -> None:
 
     with serve(tmp_path / "log", {"OLMOE_ENGINE": nodes.fleet.address}) as server:
         answer = Client(server.url, verbose=False).predict(
-            message=request(2).prompt, num_experts_per_tok=16, temperature=1.2, top_p=1, max_new_tokens=16, seed=2,
+            message=request(2).prompt, num_experts_per_tok=16, temperature=HOT, top_p=1, max_new_tokens=16, seed=2,
             api_name="/generate")
         told = httpx.get(f"{server.url}healthz", trust_env=False).json()
         assert "Traceback" not in server.log
