@@ -50,7 +50,7 @@ class Settings:
     max_queue: int = 64                # visitors waiting; beyond it, a clear refusal beats a long wait
     max_slots: int = 16                # replies decoded at once, Compare's columns each one; memory may allow fewer
     max_concurrent_chats: int = 8      # replies decoded in turn; beyond it each would crawl
-    max_sessions: int = 250            # whose page state is kept, at least 0.04 MB each; the longest idle one's goes first
+    max_sessions: int = 250            # whose page state is kept, 0.04 MB and more; the longest idle one's goes first
     live_updates_per_s: float = 10.0   # pictures a second; more costs tokens and no eye sees it
 
     def __post_init__(self) -> None:
