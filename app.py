@@ -26,8 +26,10 @@ from olmoe_space.shell.stopping import terminable
 from olmoe_space.traffic import Traffic
 from olmoe_space.ui.page import build_page, launch_options
 from olmoe_space.ui.status import status_route
+from olmoe_space.ui.tools import keep_texts_out_of_the_log
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+keep_texts_out_of_the_log()
 log = logging.getLogger("olmoe_space")
 
 try:

@@ -112,7 +112,7 @@ def calling(url: str) -> Iterator[Caller]:
 
 
 @st.composite
-def calls(draw: st.DrawFn, name: str) -> list[Any]:
+def fields_of(draw: st.DrawFn, name: str) -> dict[str, Any]:
     """Right arguments but for one to three of them."""
     fields = dict(PARAMETERS[name])
     for parameter in draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True)):
@@ -120,15 +120,15 @@ def calls(draw: st.DrawFn, name: str) -> list[Any]:
         fields[parameter] = draw(st.one_of(values, hostile.junk))
     if isinstance(fields.get("max_new_tokens"), (int, float)) and 3 < fields["max_new_tokens"] <= 1024:
         fields["max_new_tokens"] = 3  # what is right may be asked for, but not to take minutes
-    return list(fields.values())
+    return fields
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_endpoint_answers_or_refuses_whatever_it_is_given(name: str, endpoint: Caller) -> None:
     @bounded
-    @given(calls(name))
-    def answered(data: list[Any]) -> None:
-        reply = endpoint.call(name, data)
+    @given(fields_of(name))
+    def answered(fields: dict[str, Any]) -> None:
+        reply = endpoint.call(name, list(fields.values()))
         assert isinstance(reply, (dict, str))
 
     answered()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -33,7 +33,7 @@ def called(server: Server, tool: str, **arguments: Any) -> Any:
     result = with_session(server, lambda session: session.call_tool(tool, arguments))
     text = result.content[0].text
     assert not result.isError, text
-    return ast.literal_eval(text)  # gradio tells a dict as Python writes it
+    return json.loads(text)
 
 
 def tool_of(server: Server, ending: str) -> Any:

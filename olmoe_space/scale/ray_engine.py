@@ -88,8 +88,8 @@ class RayEngine:
             time.sleep(PAUSE_S)
 
     def state(self) -> dict[str, Any]:
-        """engine: its address. replicas: of each its name, busy and slots, memory_bytes and host, as told now, or
-        `told_s_ago` seconds ago if nobody answers."""
+        """engine: its address. replicas: of each its name, busy and slots, memory_bytes and host, as they were
+        `told_s_ago` seconds ago: when all of them last answered."""
         try:
             self._ask_state()
         except Lost:
@@ -193,7 +193,7 @@ class RayEngine:
         except LOST as error:
             raise Lost(f"{host}:{port} {_what_happened(error)}") from error
         with self._lock:
-            self._told, self._told_at = told, time.monotonic()
+            self._told, self._told_at = told, time.monotonic() - told["told_s_ago"]
         return told
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
+from gradio.mcp import GradioMCPServer
 from gradio.route_utils import FnIndexInferError
 from httpx import InvalidURL
 from starlette.middleware import Middleware
@@ -21,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .sessions import SessionConfig
+from .tools import Tools
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,17 @@ class Page(gr.Blocks):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.default_config = SessionConfig(self)
+
+    @property  # type: ignore[override]
+    def mcp_server_obj(self) -> GradioMCPServer | None:
+        """Gradio makes one of its own kind when the server starts."""
+        return self._tools
+
+    @mcp_server_obj.setter
+    def mcp_server_obj(self, server: GradioMCPServer | None) -> None:
+        if server is not None:
+            server.__class__ = Tools
+        self._tools = server
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -25,6 +25,6 @@ def in_words(told: dict[str, Any]) -> str:
     if replicas is None:
         return ""
     if told["told_s_ago"] > OLD_S:
-        return f"The replicas have not answered for {told['told_s_ago']:.0f} s."
+        return f"Not every replica has answered for {told['told_s_ago']:.0f} s."
     busy = ", ".join(f"{one['busy']} of {one['slots']}" for one in replicas)
     return f"{len(replicas)} replica{'s' if len(replicas) != 1 else ''} · busy {busy}"

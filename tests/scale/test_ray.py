@@ -151,5 +151,5 @@ def test_the_line_under_the_header() -> None:
     replicas = [{"busy": 3, "slots": 16}, {"busy": 0, "slots": 16}]
     assert in_words({"told_s_ago": 0.1, "replicas": replicas}) == "2 replicas · busy 3 of 16, 0 of 16"
     assert in_words({"told_s_ago": 0.1, "replicas": replicas[1:]}) == "1 replica · busy 0 of 16"
-    assert in_words({"told_s_ago": 31.2, "replicas": replicas}) == "The replicas have not answered for 31 s."
+    assert in_words({"told_s_ago": 31.2, "replicas": replicas}) == "Not every replica has answered for 31 s."
     assert in_words({"engine": "https://192.0.2.1/v1"}) == ""
