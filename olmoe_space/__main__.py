@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
 from .model.loader import ModelUnavailable
@@ -23,10 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         with terminable():
-            return args.run(args, settings_of(args))
+            code: int = args.run(args, settings_of(args))
+            sys.stdout.flush()
+            return code
     except (ValueError, ModelUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         print(STOPPED, file=sys.stderr)
         return exit_code(stop)

@@ -17,7 +17,8 @@ from olmoe_space.engine.engine import Engine
 from olmoe_space.events import Routing, Token
 from olmoe_space.lab import benchmark as lab_benchmark
 from olmoe_space.lab.agreement import Agreement, agreement, step_at
-from olmoe_space.lab.benchmark import Chats, Decode, Plan, Prefill, Tracing, _Run, _together, benchmark
+from olmoe_space.lab.benchmark import _Run, _together, benchmark
+from olmoe_space.lab.benchmark_records import Chats, Decode, Plan, Prefill, Tracing
 from olmoe_space.lab.benchmark_report import as_json, as_table, curve
 from olmoe_space.lab.limits import bytes_per_step, bytes_per_token, cache_bytes_per_token, copy_bandwidth
 from olmoe_space.lab.stock import RECIPES, decode_seconds, stock_at

@@ -112,6 +112,15 @@ def test_sigterm_ends_a_reply_and_keeps_it(olmoe_tiny_folder: Path, tmp_path: Pa
         assert (begun + rest).decode().rstrip("\n") in "".join(json.loads(str(saved["texts"])))
 
 
+def test_a_reader_who_has_enough_ends_it_without_a_traceback() -> None:
+    with subprocess.Popen([sys.executable, "-m", "olmoe_space", "choose", "Hi"], cwd=REPOSITORY, env=os.environ | QUIET,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert "BrokenPipe" not in process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 def test_experts_surveys_a_text_and_compares_two(random_model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(random_model_folder, "experts", "Two words", "--other", "Other ones", "--k", "4") == 0
     text = capsys.readouterr().out

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .agreement import TIE_STEPS, Agreement
-from .benchmark import Chats, Decode, Prefill, Record, Tracing
+from .benchmark_records import Chats, Decode, Prefill, Record, Tracing
 
 
 def as_json(machine: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_END = object()
+END = object()
 
 
 class Full(Exception):
@@ -31,8 +31,17 @@ class Computations:
         self._count = threading.Lock()
 
     async def results(self, begin: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
-        """What `begin()` yields, and what it raises. Closing this ends the computation at its next result, in its own
-        thread. Raises Full."""
+        """What `begin()` yields, and what it raises. Closing this ends the computation, as leaving `begun` does. Raises
+        Full."""
+        async with self.begun(begin) as (arrived, computing):
+            while (result := await arrived.get()) is not END:
+                yield result
+            await asyncio.wrap_future(computing)
+
+    @asynccontextmanager
+    async def begun(self, begin: Callable[[], Iterable[Any]]) -> AsyncIterator[tuple[asyncio.Queue[Any], Future[None]]]:
+        """What `begin()` yields as it arrives, then END; and the computation, which has its error. Leaving ends it at
+        its next result, in its own thread. Raises Full."""
         with self._count:
             if self._here >= self._most:
                 raise Full
@@ -41,7 +50,7 @@ class Computations:
 
         def compute() -> None:
             with ExitStack() as ending:
-                ending.callback(tell, _END)
+                ending.callback(tell, END)
                 results = iter(begin())
                 close = getattr(results, "close", None)
                 if close is not None:
@@ -58,9 +67,7 @@ class Computations:
         computing = self._threads.submit(compute)
         computing.add_done_callback(lambda _: self._ended())
         try:
-            while (result := await arrived.get()) is not _END:
-                yield result
-            await asyncio.wrap_future(computing)
+            yield arrived, computing
         finally:
             left.set()
             computing.cancel()  # if it still waits

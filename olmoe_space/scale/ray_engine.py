@@ -14,7 +14,7 @@ import json
 import logging
 import random
 import secrets
-import select
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -128,7 +128,7 @@ class RayEngine:
         with closing(self._connection(host, port, timeout=SILENCE_S)) as connection:
             try:
                 connection.request("POST", JOB_PATH, call, self._headers)
-                answer = self._first_byte(connection)
+                answer = self._head(connection)
                 if answer.status != 200:
                     self._refused(answer)
                 frames = Frames()
@@ -137,27 +137,45 @@ class RayEngine:
             except LOST as error:
                 raise Lost(f"{host}:{port} {_what_happened(error)}") from error
 
-    def _first_byte(self, connection: HTTPConnection) -> HTTPResponse:
-        """The answer's head comes when a replica has a slot. Until then the proxy is silent, and asked whether it is
-        still there. Raises Lost if the request lies at a replica that does not answer."""
-        began = time.monotonic()
-        while not select.select([connection.sock], [], [], SILENCE_S)[0]:
-            if time.monotonic() - began > self._max_wait_s:
-                raise Full(f"No slot became free in {self._max_wait_s:.0f} s. Try again later.")
-            with closing(self._connection(connection.host, connection.port, timeout=PROBE_S)) as probe:
-                probe.request("GET", ALIVE_PATH)
-                probe.getresponse().read()
-            if not self._is_full():
-                raise Lost("A replica took the request and is silent")
-        return connection.getresponse()
+    def _head(self, connection: HTTPConnection) -> HTTPResponse:
+        """The answer's head comes when a replica has a slot. Until then the proxy is silent, and a thread looks whether
+        that is right. (Not `select`: under TLS a socket is readable without an answer.) Raises Full; Lost if not."""
+        sock, came, wrong = connection.sock, threading.Event(), list[Exception]()
+        sock.settimeout(self._max_wait_s)
 
-    def _is_full(self) -> bool:
-        """All replicas answer and none has a free slot, so whoever waits is rightly waiting."""
+        def watch() -> None:
+            while not came.wait(SILENCE_S):
+                try:
+                    self._look(connection.host, connection.port)
+                except (Lost, *LOST) as error:
+                    wrong.append(error)
+                    sock.shutdown(socket.SHUT_RDWR)  # ends the waiting below
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
         try:
-            told = self._ask_state()
+            answer = connection.getresponse()
+        except TimeoutError:
+            raise Full(f"No slot became free in {self._max_wait_s:.0f} s. Try again later.") from None
+        except LOST as error:
+            raise wrong[0] if wrong else error from None
+        finally:
+            came.set()
+        sock.settimeout(SILENCE_S)
+        return answer
+
+    def _look(self, host: str, port: int) -> None:
+        """Raises one of LOST if nobody answers there, Lost if a replica is silent: it may have the request. That there
+        are free slots proves nothing: the queue fills them a moment later."""
+        with closing(self._connection(host, port, timeout=PROBE_S)) as probe:
+            probe.request("GET", ALIVE_PATH)
+            probe.getresponse().read()
+        try:
+            ages = [self._ask_state()["told_s_ago"] for _ in range(2)]
         except Lost:
-            return True  # whoever tells is away; that says nothing of the replicas
-        return told["told_s_ago"] < SILENCE_S and all(one["busy"] >= one["slots"] for one in told["replicas"])
+            return  # whoever tells is away; that says nothing of the replicas
+        if min(ages) > SILENCE_S:
+            raise Lost("A replica is silent")
 
     def _refused(self, answer: HTTPResponse) -> None:
         said = answer.read(2000).decode(errors="replace")

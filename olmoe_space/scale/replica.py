@@ -10,10 +10,8 @@ import asyncio
 import logging
 import os
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from pickle import UnpicklingError
 from typing import Any
 
@@ -28,6 +26,7 @@ from ..library import Olmoe
 from ..model import memory
 from ..model.loader import load
 from ..settings import Settings
+from .computing import Computations
 from .errors import Refused
 from .limits import Callers
 from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, loads
@@ -48,7 +47,7 @@ class Replica:
             torch.set_num_threads(cpus)
         self._olmoe = Olmoe(load(settings), settings)
         self.slots = min(slots, self._olmoe.loaded.room.slots)
-        self._threads = ThreadPoolExecutor(self.slots, "job")
+        self._computations = Computations(self.slots, waiting=slots)
         self._pieces_per_s = GPU_PIECES_PER_S if cpus is None else PIECES_PER_S * cpus
         self._silent_since: dict[object, float] = {}  # job -> when it began or last gave a result
         self._failed = False
@@ -69,15 +68,10 @@ class Replica:
         return StreamingResponse(self._frames(name, arguments), media_type="application/octet-stream")
 
     async def _frames(self, name: str, arguments: tuple[Any, ...]) -> AsyncIterator[bytes]:
-        """The engine blocks, so a thread computes. What is ready goes out at once, unless the last piece has just gone
-        or many replies stream: then with what comes meanwhile."""
-        loop, ready, left = asyncio.get_running_loop(), asyncio.Queue[bytes](), threading.Event()
-
-        def put(kind: bytes, payload: bytes = b"") -> None:
-            loop.call_soon_threadsafe(ready.put_nowait, frame(kind, payload))
-
-        work = self._threads.submit(self._compute, name, arguments, left, put)
-        try:
+        """What is ready goes out at once, unless the last piece has just gone or many replies stream: then with what
+        comes meanwhile."""
+        now = asyncio.get_running_loop().time
+        async with self._computations.begun(lambda: self._computed(name, arguments)) as (ready, _):
             yield frame(NAME, self.name().encode())
             last, next_at = b"", 0.0
             while last not in LAST:
@@ -85,33 +79,27 @@ class Replica:
                     pieces = [await asyncio.wait_for(ready.get(), ALIVE_EVERY_S)]
                 except TimeoutError:
                     pieces = [frame(ALIVE)]
-                await asyncio.sleep(next_at - loop.time())
-                while not ready.empty():
+                await asyncio.sleep(next_at - now())
+                while (last := pieces[-1][:1]) not in LAST and not ready.empty():
                     pieces.append(ready.get_nowait())
-                last = pieces[-1][:1]
                 yield b"".join(pieces)
-                next_at = loop.time() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / self._pieces_per_s)
-        finally:
-            left.set()
-            work.cancel()
+                next_at = now() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / self._pieces_per_s)
 
-    def _compute(self, name: str, arguments: tuple[Any, ...], left: threading.Event,
-                 put: Callable[..., None]) -> None:
+    def _computed(self, name: str, arguments: tuple[Any, ...]) -> Iterator[bytes]:
+        """The job's results as frames, the last one of LAST."""
         job, results = object(), computed(self._olmoe.engine, name, *arguments)
         try:
             self._silent_since[job] = time.monotonic()
             for result in results:
-                if left.is_set():
-                    return
                 self._silent_since[job] = time.monotonic()
-                put(EVENT, dumps(result))
-            put(END)
+                yield frame(EVENT, dumps(result))
+            yield frame(END)
         except ValueError as refusal:
-            put(REFUSED, str(refusal).encode())
+            yield frame(REFUSED, str(refusal).encode())
         except Exception as error:  # it is told to who asked, who raises it there
             self._failed = True
             log.exception("The job %s failed.", name)
-            put(FAILED, f"{type(error).__name__}: {error}".encode())
+            yield frame(FAILED, f"{type(error).__name__}: {error}".encode())
         finally:
             self._silent_since.pop(job, None)
             results.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-MEASURED = Path(__file__).resolve().parents[2] / "assets" / "benchmark_h100.json"
+MEASURED = Path(__file__).resolve().parents[2] / "assets" / "benchmark_h200.json"
 MIXED = (4, 8, 16, 32)  # as `benchmark` mixes them
 
 

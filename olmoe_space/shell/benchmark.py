@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..lab.benchmark import Plan, Record, benchmark, decode
+from ..lab.benchmark import benchmark, decode
+from ..lab.benchmark_records import Plan, Record
 from ..lab.benchmark_report import as_json, as_table, curve
 from ..lab.performance import machine
 from ..lab.stock import RECIPES

@@ -15,7 +15,7 @@ from ..scale.service_times import MEASURED, from_benchmark
 from ..scale.simulation import Death, Fleet, Load, Outcome, simulate, smallest_fleet
 from ..settings import Settings
 
-SERVED = 1.25  # times a step's and a prompt's own time, with a thread for each of 32 chats: tests/measure_simulation.py
+SERVED = 1.9  # times a step's and a prompt's own time: 32 chats through Ray on an H200 (README); 1.25 without Ray
 CELL = 10_000  # visitors; more are as many cells, each with a queue, replicas and front ends of its own
 SECONDS, WARM_UP_S = 300.0, 120.0
 
@@ -27,24 +27,26 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
                     f"and are in time; more than {CELL:,} visitors are served in cells of at most so many.")
     parser.add_argument("visitors", help="on the page at once")
     parser.add_argument("--benchmark", type=Path, default=MEASURED, metavar="FILE",
-                        help="what `benchmark` printed on the GPU in question (default: an H100, with this project)")
+                        help="what `benchmark` printed on the GPU in question (default: an H200, with this project)")
     parser.add_argument("--k", type=int, help="of every request; default: 4, 8, 16 and 32 mixed")
     parser.add_argument("--think", type=float, default=60, help="mean seconds between a reply and the next question")
     parser.add_argument("--new-tokens", type=float, default=250, help="mean length of a reply")
     parser.add_argument("--prompt-tokens", type=int, default=500, help="of a prompt with its history")
     parser.add_argument("--slots", type=int, default=32, help="replies that a replica decodes at once")
     parser.add_argument("--first-token", type=float, default=1.0, help="seconds in which 95 of 100 get theirs")
-    parser.add_argument("--price", type=float, default=4.0, help="dollars an hour for a replica's GPU")
+    parser.add_argument("--served", type=float, default=SERVED, metavar="TIMES",
+                        help=f"the benchmark's times a step and a prompt take in a replica; default: {SERVED}")
+    parser.add_argument("--price", type=float, default=5.0, help="dollars an hour for a replica's GPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     return parser
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    for name in ("think", "new_tokens", "prompt_tokens", "slots", "first_token"):
+    for name in ("think", "new_tokens", "prompt_tokens", "slots", "first_token", "served"):
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be more than 0; got {getattr(args, name)}.")
     visitors = whole_number(args.visitors, "Visitors", 1, 100_000_000)
-    service = from_benchmark(args.benchmark, args.k).slower(SERVED)
+    service = from_benchmark(args.benchmark, args.k).slower(args.served)
     cells = math.ceil(visitors / CELL)
     load = Load(math.ceil(visitors / cells), args.think, args.new_tokens, args.prompt_tokens)
     fleet, outcome = smallest_fleet(load, service, args.slots, settings.max_queue, args.first_token, SECONDS)

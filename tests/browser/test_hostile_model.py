@@ -123,14 +123,31 @@ def test_what_counts_as_a_formula() -> None:
     assert not any(map(is_formula, ("", "a=1", "-0.5", "-1e-05", "3")))
 
 
-def test_typed_in_every_text_field(careful: Page) -> None:
-    expect(careful.get_by_label("Message", exact=True)).to_be_visible(timeout=60_000)
-    for tab, field, button in (("Compare", "#compare-prompt textarea", "#compare-run"),
-                               ("Experts", "#survey-text textarea", "#survey-run"),
-                               ("Benchmark", "#benchmark-ks textarea, #benchmark-ks input", "#benchmark-run")):
-        open_tab(careful, tab)
-        careful.locator(field).fill(TYPED)
-        careful.locator(field).blur()
+def type_in(page: Page, tab: str, fields: str) -> None:
+    """TYPED, in every one of the tab's fields that can be seen."""
+    open_tab(page, tab)
+    found = page.locator(f"#panel-{tab.lower().replace(' a token', '')}-tab").locator(fields).locator("visible=true")
+    expect(found.first).to_be_visible(timeout=60_000)
+    for field in found.all():
+        field.fill(TYPED)
+        field.blur()
+
+
+@pytest.mark.parametrize(("tab", "runs"), [
+    ("Compare", {"#compare-run": "#compare-view .cmp-doing", "#race-run": "#race-plot img"}),
+    ("Inside a token", {"#inside": "#inside .in-tokens"}),
+    ("Experts", {"#survey-run": "#experts-view [data-part=map-note]", "#mute-run": "#mute-view .cmp-doing"}),
+    ("Benchmark", {"#benchmark-run": "#benchmark-view"})])
+def test_typed_in_every_text_field(careful: Page, tab: str, runs: dict[str, str]) -> None:
+    type_in(careful, tab, "textarea")
+    for button, told in runs.items():
         careful.locator(button).click()
-        expect(careful.locator("[role=alert], .cmp-doing, [data-part=map-note]").locator("visible=true").first
-               ).to_have_text(re.compile(r"\w"), timeout=SLOW)
+        expect(careful.locator(told)).to_be_visible(timeout=SLOW)
+
+
+@pytest.mark.parametrize(("tab", "button", "told"), [
+    ("Experts", "#mute-run", "#mute-error"), ("Benchmark", "#benchmark-run", "#panel-benchmark-tab [role=alert]")])
+def test_typed_where_numbers_belong(careful: Page, tab: str, button: str, told: str) -> None:
+    type_in(careful, tab, "input[type=text]:not([role=combobox])")
+    careful.locator(button).click()
+    expect(careful.locator(told).locator("visible=true").first).to_have_text(re.compile(r"\w"), timeout=SLOW)

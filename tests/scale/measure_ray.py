@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
@@ -24,10 +19,9 @@ from olmoe_space.events import Token
 from olmoe_space.lab.jobs import computed
 from olmoe_space.library import load
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
-from olmoe_space.scale.ray_engine import RayEngine
-from olmoe_space.settings import EMBEDDED_MODEL, Settings
+from olmoe_space.settings import EMBEDDED_MODEL
 
-from ..serving import REPOSITORY, free_port
+from .replicas import served
 
 REPEATS = 5
 CHATS = 16
@@ -71,23 +65,6 @@ def in_turns(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, li
     return seen
 
 
-@contextmanager
-def served(replicas: int) -> Iterator[RayEngine]:
-    """Replicas of one core each in a cluster of their own, as `serve` starts them."""
-    port = free_port()
-    shell = [sys.executable, "-m", "olmoe_space", "--model", str(EMBEDDED_MODEL), "serve", "--replicas", str(replicas),
-             "--port", str(port)]
-    process = subprocess.Popen(shell, cwd=REPOSITORY, env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-                               stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert "Ready" in process.stdout.readline(), "the replicas did not start"
-        yield RayEngine(f"ray://127.0.0.1:{port}", Settings.max_request_s)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.scale.measure_ray", description=__doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -97,7 +74,7 @@ def main() -> None:
     hop: dict[str, list[float]] = {}
     speed: dict[int, list[float]] = {1: [], 2: []}
     for replicas in (1, 2) * ROUNDS:  # one cluster at a time: idle, each takes part of a core
-        with served(replicas) as fleet:
+        with served(str(replicas)) as fleet:
             if not hop:
                 hop = in_turns({"here": lambda: seconds_a_token(here, 1),
                                 "through Ray": lambda: seconds_a_token(fleet.run, 1)}, args.repeats)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,6 +19,8 @@ from olmoe_space.library import Olmoe, load
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
 from olmoe_space.scale.ray_engine import RayEngine
 from olmoe_space.settings import EMBEDDED_MODEL, Settings
+
+from ..serving import REPOSITORY, free_port
 
 SETTINGS = Settings(model=str(EMBEDDED_MODEL))
 HOT = 3.0  # hardly any token more likely than another: the model does not end by itself
@@ -61,8 +67,9 @@ def alone(seed: int, new_tokens: int = NEW_TOKENS) -> tuple[int, ...]:
     return tuple(Reply().read(computed(here().engine, "chat", request(seed, new_tokens))).token_ids)
 
 
-def in_background(engine: RayEngine, seeds: Iterable[int]) -> list[Future[Reply]]:
-    threads = ThreadPoolExecutor()
+def in_background(engine: RayEngine, seeds: Sequence[int]) -> list[Future[Reply]]:
+    """Of each seed the reply, all asked for at once."""
+    threads = ThreadPoolExecutor(len(seeds))
     replies = [threads.submit(lambda seed=seed: Reply().read(engine.run("chat", request(seed)))) for seed in seeds]
     threads.shutdown(wait=False)
     return replies
@@ -101,3 +108,21 @@ def ready(engine: RayEngine, number: int, without: Iterable[int] = ()) -> list[d
         fresh = told["told_s_ago"] < 3 and len(pids) == number and not pids & set(without)
         return fresh and told["replicas"]
     return list(wait_for(found))
+
+
+@contextmanager
+def served(replicas: str) -> Iterator[RayEngine]:
+    """Replicas of one core each in a cluster of their own, as `serve --replicas` starts them."""
+    port = free_port()
+    shell = [sys.executable, "-m", "olmoe_space", "--model", str(EMBEDDED_MODEL), "serve", "--replicas", replicas,
+             "--port", str(port)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(shell, cwd=REPOSITORY, env=environment | {"RAY_AUTH_MODE": "disabled"},
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert "Ready" in process.stdout.readline(), "the replicas did not start"
+        yield RayEngine(f"ray://127.0.0.1:{port}", Settings.max_request_s)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,15 @@ from olmoe_space.events import Token
 from olmoe_space.lab.jobs import computed
 from olmoe_space.request import GenerationRequest, RoutingPolicy
 from olmoe_space.rules import parse
-from olmoe_space.scale.ray_engine import RayEngine, seeded
+from olmoe_space.scale.ray_engine import SILENCE_S, RayEngine, seeded
 from olmoe_space.shell import serve as command
 from olmoe_space.trace import record
 from olmoe_space.ui.replicas import in_words
 
-from ..serving import free_port, serve
+from ..serving import Server, free_port, serve
 from .conftest import Nodes
-from .replicas import HOT, alone, here, in_background, ready, request, wait_for
+from .replicas import HOT, SETTINGS, Reply, alone, here, in_background, ready, request, wait_for
+from .tls import tls_before
 
 POLICIES = [RoutingPolicy(4), RoutingPolicy(16, "renormalised"), RoutingPolicy(8, "mass_preserving"),
             RoutingPolicy(rule=parse("top-p:0.4")), RoutingPolicy(8, expert_scales=((0, 3, 0.0),))]
@@ -93,19 +96,45 @@ def test_an_openai_client_gets_the_same(nodes: Nodes) -> None:
     assert [token["id"] for token in message["routed_experts"]] == local.token_ids[local.prompt_tokens:].tolist()
 
 
-def test_the_page_and_its_endpoint(nodes: Nodes, tmp_path: Path) -> None:
+def test_two_front_ends_share_the_replicas(nodes: Nodes, tmp_path: Path) -> None:
     from gradio_client import Client
 
-    with serve(tmp_path / "log", {"OLMOE_ENGINE": nodes.fleet.address}) as server:
+    def ask(server: Server) -> Any:
         answer = Client(server.url, verbose=False).predict(
             message=request(2).prompt, num_experts_per_tok=16, temperature=HOT, top_p=1, max_new_tokens=16, seed=2,
             api_name="/generate")
-        told = httpx.get(f"{server.url}healthz", trust_env=False).json()
-        assert "Traceback" not in server.log
-    assert answer["text"] == record(computed(here().engine, "chat", request(2, 16))).text("decode")
-    assert answer["answered_by"] in ("replica 1", "replica 2")
-    assert told["model"] == here().info.name and told["engine"] == nodes.fleet.address
-    assert [(one["replica"], one["slots"]) for one in told["replicas"]] == [("1", 8), ("2", 8)]
+        return answer, httpx.get(f"{server.url}healthz", trust_env=False).json()
+
+    engine = {"OLMOE_ENGINE": nodes.fleet.address}
+    with serve(tmp_path / "one", engine) as one, serve(tmp_path / "other", engine) as other, \
+            ThreadPoolExecutor() as threads:
+        told = list(threads.map(ask, (one, other) * 2))
+        assert "Traceback" not in one.log + other.log
+    for answer, health in told:
+        assert answer["text"] == record(computed(here().engine, "chat", request(2, 16))).text("decode")
+        assert answer["answered_by"] in ("replica 1", "replica 2")
+        assert health["model"] == here().info.name and health["engine"] == nodes.fleet.address
+        assert [(one["replica"], one["slots"]) for one in health["replicas"]] == [("1", 8), ("2", 8)]
+
+
+def test_through_tls_while_all_slots_are_taken(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 48 others, so that the answer is waited for longer than a replica may be silent."""
+    seeds = [*range(16)] * 3
+    with tls_before(nodes.fleet.port, tmp_path / "authority.pem") as port:
+        monkeypatch.setattr("olmoe_space.scale.ray_engine.PATIENCE_S", 1.0)
+        with pytest.raises(ValueError, match="CERTIFICATE_VERIFY_FAILED"):
+            RayEngine(f"rays://127.0.0.1:{port}", SETTINGS.max_request_s)
+        monkeypatch.undo()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        engine = RayEngine(f"rays://127.0.0.1:{port}", SETTINGS.max_request_s)
+        others = in_background(nodes.engine, seeds)
+        time.sleep(2)  # until they have asked
+        asked = time.monotonic()
+        waiting: Any = engine.run("chat", request(3))
+        reply = Reply([next(waiting)])
+        assert time.monotonic() - asked > SILENCE_S
+        assert tuple(reply.read(waiting).token_ids) == alone(3)
+    assert [tuple(other.result(120).token_ids) for other in others] == [alone(seed) for seed in seeds]
 
 
 def test_a_seed_is_drawn_before_it_is_sent() -> None:

@@ -20,7 +20,7 @@ from olmoe_space.settings import EMBEDDED_MODEL
 
 from ..serving import REPOSITORY
 from .conftest import Nodes, processes_of
-from .replicas import alone, begun_on, in_background, ready, replica
+from .replicas import alone, begun_on, in_background, ready, replica, wait_for
 
 
 @contextmanager
@@ -53,6 +53,7 @@ def test_a_silent_replica_is_left(nodes: Nodes) -> None:
     reply, rest = begun_on(nodes.engine, slow["replica"], seed=4)
     began = time.monotonic()
     with frozen(slow["pid"]):
+        wait_for(lambda: nodes.engine.state()["told_s_ago"] > SILENCE_S / 2)
         reply.read(rest)
         took = time.monotonic() - began
         asked_meanwhile = in_background(nodes.engine, (5,))[0].result(60)
