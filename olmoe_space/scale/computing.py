@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 END = object()
@@ -19,6 +20,33 @@ class Full(Exception):
 
 class Gone(Exception):
     """The client left before it had its answer."""
+
+
+class Arrivals(Generic[T]):
+    """From a thread to one reader in the event loop, which is woken only if it waits: 32 replies of a GPU bring
+    thousands of results a second, and a wake-up each cost more than packing them."""
+
+    def __init__(self) -> None:
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        self._there: deque[T] = deque()
+        self._is_awaited = False
+
+    def put(self, result: T) -> None:
+        """From any thread."""
+        self._there.append(result)
+        if self._is_awaited:
+            self._is_awaited = False
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def some(self) -> list[T]:
+        """What has come since, at least one. Nothing is lost if this is cancelled."""
+        while not self._there:
+            self._news.clear()
+            self._is_awaited = True
+            if not self._there:  # nothing came before `put` could see that somebody waits
+                await self._news.wait()
+        self._is_awaited = False
+        return [self._there.popleft() for _ in range(len(self._there))]
 
 
 class Computations:
@@ -33,20 +61,23 @@ class Computations:
     async def results(self, begin: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
         """What `begin()` yields, and what it raises. Closing this ends the computation, as leaving `begun` does. Raises
         Full."""
-        async with self.begun(begin) as (arrived, computing):
-            while (result := await arrived.get()) is not END:
-                yield result
-            await asyncio.wrap_future(computing)
+        async with self.begun(begin) as (arrivals, computing):
+            while True:
+                for result in await arrivals.some():
+                    if result is END:
+                        await asyncio.wrap_future(computing)
+                        return
+                    yield result
 
     @asynccontextmanager
-    async def begun(self, begin: Callable[[], Iterable[Any]]) -> AsyncIterator[tuple[asyncio.Queue[Any], Future[None]]]:
+    async def begun(self, begin: Callable[[], Iterable[Any]]) -> AsyncIterator[tuple[Arrivals[Any], Future[None]]]:
         """What `begin()` yields as it arrives, then END; and the computation, which has its error. Leaving ends it at
         its next result, in its own thread. Raises Full."""
         with self._count:
             if self._here >= self._most:
                 raise Full
             self._here += 1
-        loop, arrived, left = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
+        arrivals, left = Arrivals[Any](), threading.Event()
 
         def compute() -> None:
             with ExitStack() as ending:
@@ -62,12 +93,12 @@ class Computations:
 
         def tell(result: Any) -> None:
             if not left.is_set():
-                loop.call_soon_threadsafe(arrived.put_nowait, result)
+                arrivals.put(result)
 
         computing = self._threads.submit(compute)
         computing.add_done_callback(lambda _: self._ended())
         try:
-            yield arrived, computing
+            yield arrivals, computing
         finally:
             left.set()
             computing.cancel()  # if it still waits

@@ -26,7 +26,7 @@ from typing import Any
 from ..events import Finished, Prefilled, Started, Token
 from ..model_info import ModelInfo
 from ..request import GenerationRequest
-from .wire import END, EVENT, FAILED, NAME, REFUSED, Frames, dumps, loads
+from .wire import END, EVENTS, FAILED, NAME, REFUSED, Frames, dumps, loads
 
 log = logging.getLogger("olmoe_space")
 SILENCE_S = 5.0  # without a sign of life; replicas give one a second
@@ -109,15 +109,15 @@ class RayEngine:
                     raise ValueError(payload.decode())
                 elif kind == FAILED:
                     raise RuntimeError(payload.decode())
-                elif kind == EVENT:
-                    event = loads(payload)
-                    number += 1
-                    if number > len(shown):
-                        shown.append(mark(event))
-                        yield by(event, answered)
-                    elif mark(event) != shown[number - 1]:
-                        raise ValueError("Another replica would have gone on with another text than the one shown, so "
-                                         "the reply ends here. Ask again.")
+                elif kind == EVENTS:
+                    for event in loads(payload):
+                        number += 1
+                        if number > len(shown):
+                            shown.append(mark(event))
+                            yield by(event, answered)
+                        elif mark(event) != shown[number - 1]:
+                            raise ValueError("Another replica would have gone on with another text than the one shown, "
+                                             "so the reply ends here. Ask again.")
                 elif kind == END:
                     return
         raise Lost("The connection ended")

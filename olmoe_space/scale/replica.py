@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from pickle import UnpicklingError
 from typing import Any
 
@@ -26,10 +27,11 @@ from ..library import Olmoe
 from ..model import memory
 from ..model.loader import load
 from ..settings import Settings
+from .computing import END as OVER
 from .computing import Computations
 from .errors import Refused
 from .limits import Callers
-from .wire import ALIVE, END, EVENT, FAILED, LAST, NAME, REFUSED, dumps, frame, loads
+from .wire import ALIVE, END, EVENTS, FAILED, NAME, REFUSED, dumps, frame, loads
 
 log = logging.getLogger("olmoe_space")
 ALIVE_EVERY_S = 1.0  # a caller that hears nothing for several of these takes the request elsewhere
@@ -70,36 +72,37 @@ class Replica:
     async def _frames(self, name: str, arguments: tuple[Any, ...]) -> AsyncIterator[bytes]:
         """What is ready goes out at once, unless the last piece has just gone or many replies stream: then with what
         comes meanwhile."""
-        now = asyncio.get_running_loop().time
-        async with self._computations.begun(lambda: self._computed(name, arguments)) as (ready, _):
+        now, next_at = asyncio.get_running_loop().time, 0.0
+        async with self._computations.begun(lambda: self._watched(name, arguments)) as (arrivals, computing):
             yield frame(NAME, self.name().encode())
-            last, next_at = b"", 0.0
-            while last not in LAST:
-                try:
-                    pieces = [await asyncio.wait_for(ready.get(), ALIVE_EVERY_S)]
-                except TimeoutError:
-                    pieces = [frame(ALIVE)]
+            while True:
                 await asyncio.sleep(next_at - now())
-                while (last := pieces[-1][:1]) not in LAST and not ready.empty():
-                    pieces.append(ready.get_nowait())
-                yield b"".join(pieces)
+                try:
+                    results = await asyncio.wait_for(arrivals.some(), ALIVE_EVERY_S)
+                except TimeoutError:
+                    yield frame(ALIVE)
+                    continue
+                if events := [result for result in results if result is not OVER]:
+                    yield frame(EVENTS, dumps(events))
+                if len(events) < len(results):
+                    yield await last_frame(computing)
+                    return
                 next_at = now() + max(1 / REPLY_PIECES_PER_S, len(self._silent_since) / self._pieces_per_s)
 
-    def _computed(self, name: str, arguments: tuple[Any, ...]) -> Iterator[bytes]:
-        """The job's results as frames, the last one of LAST."""
+    def _watched(self, name: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
+        """The job's results; meanwhile it is known when it gave the last, and afterwards if it failed."""
         job, results = object(), computed(self._olmoe.engine, name, *arguments)
         try:
             self._silent_since[job] = time.monotonic()
             for result in results:
                 self._silent_since[job] = time.monotonic()
-                yield frame(EVENT, dumps(result))
-            yield frame(END)
-        except ValueError as refusal:
-            yield frame(REFUSED, str(refusal).encode())
-        except Exception as error:  # it is told to who asked, who raises it there
+                yield result
+        except ValueError:
+            raise  # a refusal
+        except Exception:
             self._failed = True
             log.exception("The job %s failed.", name)
-            yield frame(FAILED, f"{type(error).__name__}: {error}".encode())
+            raise
         finally:
             self._silent_since.pop(job, None)
             results.close()
@@ -123,3 +126,14 @@ class Replica:
         if self._failed:
             prove(self._olmoe.loaded.model, self._olmoe.engine.kernels)
             self._failed = False
+
+
+async def last_frame(computing: Future[None]) -> bytes:
+    """How it ended, for who asked."""
+    try:
+        await asyncio.wrap_future(computing)
+        return frame(END)
+    except ValueError as refusal:
+        return frame(REFUSED, str(refusal).encode())
+    except Exception as error:
+        return frame(FAILED, f"{type(error).__name__}: {error}".encode())

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-NAME, EVENT, REFUSED, FAILED, ALIVE, END = (bytes([letter]) for letter in b"nerfaz")
-"""Who answers (text); one result (pickled); a ValueError's sentence; any other error in words; nothing yet, but at
-work; the job has ended. A stream that ends without END, REFUSED or FAILED was cut off."""
+NAME, EVENTS, REFUSED, FAILED, ALIVE, END = (bytes([letter]) for letter in b"nerfaz")
+"""Who answers (text); some results (a pickled list); a ValueError's sentence; any other error in words; nothing yet,
+but at work; the job has ended. A stream that ends without END, REFUSED or FAILED was cut off."""
 
-LAST = {REFUSED, FAILED, END}
 HEADER = struct.Struct("!cI")
 PACKAGE = __name__.split(".")[0]
 ARRAYS = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "_reconstruct"),

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from olmoe_space.engine.engine import Engine
 from olmoe_space.lab.jobs import computed
 from olmoe_space.request import GenerationRequest, Message, RoutingPolicy, SamplingParams
-from olmoe_space.scale.wire import ALIVE, END, EVENT, NAME, Frames, dumps, frame, loads
+from olmoe_space.scale.wire import ALIVE, END, EVENTS, NAME, Frames, dumps, frame, loads
 
 from ..fakes import byte_tokenizer, random_olmoe
 
 REQUEST = GenerationRequest((Message("user", "One two three"),), SamplingParams(0.8, 1, 6, 0), RoutingPolicy(4))
 
 
-@given(st.lists(st.tuples(st.sampled_from([NAME, EVENT, ALIVE, END]), st.binary(max_size=40)), max_size=8),
+@given(st.lists(st.tuples(st.sampled_from([NAME, EVENTS, ALIVE, END]), st.binary(max_size=40)), max_size=8),
        st.integers(1, 50))
 def test_frames_come_whole_however_the_bytes_are_cut(frames: list[tuple[bytes, bytes]], size: int) -> None:
     data = b"".join(frame(*one) for one in frames)
