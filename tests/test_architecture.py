@@ -77,7 +77,8 @@ OTHERS: dict[str, set[str]] = {
     "expert_plots": {"numpy", "matplotlib"},
     "race_plots": {"matplotlib"},
     "performance_plots": {"numpy", "matplotlib"},
-    "ui": {"gradio", "fastapi", "httpx", "starlette", "numpy", "matplotlib"},  # matplotlib: the type of its figures
+    # matplotlib: the type of its figures; mcp: of what gradio's tools answer
+    "ui": {"gradio", "fastapi", "httpx", "starlette", "numpy", "matplotlib", "mcp"},
     "scale": {"numpy", "torch", "fastapi", "starlette", "httpx", "ray"},
     "shell": {"huggingface_hub", "uvicorn", "numpy"},
     "training": {"torch", "numpy", "transformers", "tokenizers", "safetensors", "zstandard"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             "num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False})
         worker = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
         fleet = Fleet(2, 2, cpus=1, port=free_port())
-        try:
-            connect(cluster.address)
-            deploy(SETTINGS, fleet, proxies="HeadOnly")  # two on one machine would want the same port
-            yield Nodes(cluster, worker, RayEngine(fleet.address, SETTINGS.max_request_s), fleet)
-        finally:
-            end()
-            cluster.shutdown()
+        with ThreadPoolExecutor(1) as driver:  # Ray waits in no thread with an event loop; the browser tests leave one
+            try:
+                driver.submit(connect, cluster.address).result()
+                # "HeadOnly": two proxies on one machine would want the same port
+                driver.submit(deploy, SETTINGS, fleet, proxies="HeadOnly").result()
+                yield Nodes(cluster, worker, RayEngine(fleet.address, SETTINGS.max_request_s), fleet)
+            finally:
+                driver.submit(end).result()
+                cluster.shutdown()
