@@ -21,9 +21,9 @@ install: .venv/installed ## make .venv and install requirements.txt
 run: .venv/installed ## serve the chat at 127.0.0.1:7860 (PORT=8000 make run: another port)
 	@exec $(PY) app.py
 
-test: .venv/installed-tests ## run every test that needs no GPU; finds or installs a Chromium
+test: .venv/installed-tests ## run every test that needs no GPU and no cluster; finds or installs a Chromium
 	@$(PY) -m tests.chromium
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -m "not gpu and not cluster"
 
 check: .venv/installed-tests ## lint (ruff) and types (mypy)
 	$(PY) -m ruff check .
