@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -89,20 +89,23 @@ class Caller:
         return reply["text"], reply["num_experts_per_tok"]
 
 
+AnyCaller = TypeVar("AnyCaller", bound=Caller)
+
+
 @pytest.fixture(scope="module")
 def endpoint(server: Server) -> Iterator[Caller]:
-    yield from calling(server.url)
+    yield from calling(Caller(server.url))
 
 
 @pytest.fixture(scope="module")
 def page_functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     """A server of its own: a function of the page that is called with what no page sends may log a traceback."""
     with serve(tmp_path_factory.mktemp("hostile") / "log.txt") as running:
-        yield from calling(running.url)
+        yield from calling(Caller(running.url))
 
 
-def calling(url: str) -> Iterator[Caller]:
-    caller = Caller(url)
+def calling(caller: AnyCaller) -> Iterator[AnyCaller]:
+    """What a right request gets is the same before and after, nothing runs any more, and nothing was run."""
     before = caller.right()
     assert before[1] == 16 and before[0]
     yield caller

@@ -8,48 +8,46 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import hostile
-from .serving import REPOSITORY, Server, serve
-from .test_hostile_input import INSIDE, PARAMETERS, SECONDS, bounded, fields_of
+from .serving import Server, serve
+from .test_hostile_input import INSIDE, PARAMETERS, Caller, bounded, calling, fields_of
 
 SECRET = "quixotic-zebra"
 
 
-class Tools:
-    """The server without a client's own checks: bodies as anyone may send them, each by a new connection."""
+class Tools(Caller):
+    """The same as tools, without a client's own checks."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__(server.url)
         self.server = server
-        self.http = httpx.Client(base_url=server.url, timeout=SECONDS, trust_env=False,
-                                 limits=httpx.Limits(max_keepalive_connections=0),
-                                 headers={"Accept": "application/json, text/event-stream",
-                                          "Content-Type": "application/json"})
+        self.http.headers["Accept"] = "application/json, text/event-stream"
 
-    def post(self, body: Any) -> Any:
+    def told(self, body: Any) -> Any:
         """The message that comes back; None for what is not answered."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer = self.http.post("gradio_api/mcp/", content=content)
+        answer = self.http.post("gradio_api/mcp/", content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code < 500, (answer.status_code, answer.text)
         lines = [line for line in re.split("\r?\n", answer.text) if line.startswith(("data: ", "{"))]
         return json.loads(lines[-1].removeprefix("data: ")) if lines else None
 
-    def call(self, name: Any, arguments: Any) -> Any:
+    def call(self, name: Any, data: Any) -> Any:
         """What the tool found, or the sentence why nothing."""
-        message = self.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-                             "params": {"name": name, "arguments": arguments}})
+        message = self.told({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                             "params": {"name": name, "arguments": data}})
         if "error" in message:
             return said(message["error"]["message"])
         [content] = message["result"]["content"]
         return said(content["text"]) if message["result"]["isError"] else json.loads(content["text"])
 
-    def right(self) -> str:
-        question = {"message": "The sky is", "max_new_tokens": 8}
-        return str(self.call("generate", PARAMETERS["generate"] | question)["text"])
+    def right(self) -> tuple[str, int]:
+        reply = self.call("generate", PARAMETERS["generate"] | {"message": "The sky is", "max_new_tokens": 8,
+                                                                "num_experts_per_tok": 16})
+        return reply["text"], reply["num_experts_per_tok"]
 
 
 def said(sentence: str) -> str:
@@ -61,12 +59,7 @@ def said(sentence: str) -> str:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     """A server of its own: what the package cannot decode may log a traceback."""
     with serve(tmp_path_factory.mktemp("tools") / "log.txt") as server:
-        tools = Tools(server)
-        before = tools.right()
-        yield tools
-        assert before and tools.right() == before
-        assert tools.http.get("healthz").json()["running"] == 0
-        assert not list(REPOSITORY.rglob(hostile.CANARY))
+        yield from calling(Tools(server))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -90,21 +83,21 @@ def test_fixed_hostile_texts(name: str, tools: Tools) -> None:
 @given(name=st.one_of(st.sampled_from(list(PARAMETERS)), hostile.junk), arguments=hostile.junk, body=hostile.junk)
 def test_bodies_of_any_shape(tools: Tools, name: Any, arguments: Any, body: Any) -> None:
     tools.call(name, arguments)
-    tools.post(body)
+    tools.told(body)
     for method in ("tools/list", "resources/read", "prompts/get", "completion/complete", body):
-        tools.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": body})
+        tools.told({"jsonrpc": "2.0", "id": 1, "method": method, "params": body})
 
 
 @pytest.mark.parametrize("body", [
     b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"jsonrpc":"2.0","id":' + b"9" * 5000 + b"}"],
     ids=lambda body: repr(body[:14]))
 def test_bodies_that_are_hardly_json(tools: Tools, body: bytes) -> None:
-    tools.post(body)
+    tools.told(body)
 
 
 def test_no_file_is_read_and_no_other_method_harms(tools: Tools) -> None:
     for uri in ("file:///etc/passwd", "/etc/passwd", "http://127.0.0.1:9/"):
-        answer = tools.post({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}})
+        answer = tools.told({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}})
         assert "error" in answer and "root:" not in str(answer)
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"):
         assert tools.http.request(method, "gradio_api/mcp/").status_code < 500
@@ -120,6 +113,6 @@ def test_what_was_written_is_not_logged(tools: Tools) -> None:
     tools.call("choose_experts", {"message": SECRET})
     tools.call("choose_experts", {"message": SECRET, SECRET: SECRET})
     tools.call("choose_experts", {"message": [SECRET]})
-    tools.post({"jsonrpc": "2.0", "id": 1, "method": SECRET, "params": {"name": SECRET}})
-    tools.post({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": [SECRET]}})
+    tools.told({"jsonrpc": "2.0", "id": 1, "method": SECRET, "params": {"name": SECRET}})
+    tools.told({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": [SECRET]}})
     assert "Failed to validate request" in tools.server.log and SECRET not in tools.server.log

@@ -171,10 +171,10 @@ class RayEngine:
             probe.request("GET", ALIVE_PATH)
             probe.getresponse().read()
         try:
-            ages = [self._ask_state()["told_s_ago"] for _ in range(2)]
+            is_silent = all(self._ask_state()["told_s_ago"] > SILENCE_S for _ in range(2))  # twice: one may be busy
         except Lost:
             return  # whoever tells is away; that says nothing of the replicas
-        if min(ages) > SILENCE_S:
+        if is_silent:
             raise Lost("A replica is silent")
 
     def _refused(self, answer: HTTPResponse) -> None:

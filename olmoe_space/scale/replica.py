@@ -99,7 +99,7 @@ class Replica:
                 yield result
         except ValueError:
             raise  # a refusal
-        except Exception:
+        except Exception:  # any, and also if who asked has left: check_health then proves the model anew
             self._failed = True
             log.exception("The job %s failed.", name)
             raise
@@ -135,5 +135,5 @@ async def last_frame(computing: Future[None]) -> bytes:
         return frame(END)
     except ValueError as refusal:
         return frame(REFUSED, str(refusal).encode())
-    except Exception as error:
+    except Exception as error:  # whatever it was is raised where it was asked for; _watched has logged it
         return frame(FAILED, f"{type(error).__name__}: {error}".encode())

@@ -39,9 +39,9 @@ class Page(gr.Blocks):
         super().__init__(**kwargs)
         self.default_config = SessionConfig(self)
 
-    @property  # type: ignore[override]
+    @property  # type: ignore[override]  # gradio's is an attribute; it sets it, of its own kind, as the server starts
     def mcp_server_obj(self) -> GradioMCPServer | None:
-        """Gradio makes one of its own kind when the server starts."""
+        """The endpoints as tools, of our kind."""
         return self._tools
 
     @mcp_server_obj.setter

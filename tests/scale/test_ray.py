@@ -128,7 +128,7 @@ def test_through_tls_while_all_slots_are_taken(nodes: Nodes, tmp_path: Path, mon
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         engine = RayEngine(f"rays://127.0.0.1:{port}", SETTINGS.max_request_s)
         others = in_background(nodes.engine, seeds)
-        time.sleep(2)  # until they have asked
+        wait_for(lambda: any(other.done() for other in others))  # so all have asked, and most still wait
         asked = time.monotonic()
         waiting: Any = engine.run("chat", request(3))
         reply = Reply([next(waiting)])
